@@ -1,0 +1,36 @@
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+DEMO := runs/demo
+
+.PHONY: demo test lint docs clean
+
+demo: $(VENV)/.demo
+	rm -rf $(DEMO)
+	$(BIN)/molsam train bundled --baseline --out $(DEMO)
+	$(BIN)/molsam predict $(DEMO) docs/molecules.csv
+	@echo "edit docs/molecules.csv and run: $(BIN)/molsam predict $(DEMO) docs/molecules.csv"
+	@echo "pictures: $(DEMO)/learning_curve.png $(DEMO)/parity.png"
+
+test: $(VENV)/.dev lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs site dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,28 @@
+"""Shared fixtures: development data that lives outside the repository, where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def moleculenet() -> Path:
+    """Folder of MoleculeNet tables: `$MOLSAM_DATA`, else `../shared/moleculenet`."""
+    folder = Path(os.environ.get("MOLSAM_DATA", SHARED / "moleculenet"))
+    if not (folder / "esol.csv").is_file():
+        pytest.skip(f"no MoleculeNet tables in {folder}; set MOLSAM_DATA to a folder that has them")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """Folder of numeric fixtures made with the published CoMPT implementation."""
+    folder = SHARED / "parity"
+    if not folder.is_dir():
+        pytest.skip(f"no parity fixtures in {folder}")
+    return folder
