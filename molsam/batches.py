@@ -1,0 +1,370 @@
+"""A whole data set as a few flat tensors, and batches cut from it by indexing alone.
+
+`PackedMolecules` keeps what dgllife's features repeat only once: the distinct feature rows, and a
+code per atom and per bond. It fits on the device, and `PackedMolecules.batch` is index
+arithmetic on that device, with no Python loop over molecules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import molecules
+
+if TYPE_CHECKING:
+    from dgl import DGLGraph
+    from rdkit.Chem import Mol
+
+UNREACHABLE = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model reads. Shapes: B molecules, A atoms in all, V atoms in the largest, K bond kinds.
+
+    Attributes
+    ----------
+    atoms : (A, Fa) float. Features of the real atoms, molecule after molecule.
+    sizes : (B,) int64. Atoms of each molecule; they sum to A.
+    bonds : (K, Fb) float. Distinct bond feature rows; row 0 is "no bond", all zeros.
+    pair_codes : (B, V, V) int64. Row of `bonds` for each pair of atoms, 0 on padding.
+    distance : (B, V, V) int64. Shortest path in bonds; -1 where there is none and on padding.
+    mask : (B, V) bool. Real atoms.
+    descriptors : (B, P) float. Scaled molecule descriptors; P may be 0.
+    y : (B, T) float. Labels in the model's scaled space, 0 where missing.
+    label_mask : (B, T) bool. Known labels.
+    """
+
+    atoms: Tensor
+    sizes: Tensor
+    bonds: Tensor
+    pair_codes: Tensor
+    distance: Tensor
+    mask: Tensor
+    descriptors: Tensor
+    y: Tensor
+    label_mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def slots(self) -> Tensor:
+        """(A,) int64. Where each real atom lies in a (B * V) padded layout."""
+        within = torch.arange(len(self.atoms), device=self.sizes.device)
+        starts = torch.cumsum(self.sizes, 0) - self.sizes
+        rows = torch.arange(len(self), device=self.sizes.device) * self.mask.shape[1]
+        shift = torch.repeat_interleave(rows - starts, self.sizes, output_size=len(self.atoms))
+        return within + shift
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def pad(self, width: int) -> Batch:
+        """The same batch with room for `width` >= V atoms a molecule."""
+        extra = width - self.mask.shape[1]
+        if extra < 0:
+            raise ValueError(f"a batch {self.mask.shape[1]} atoms wide cannot be cut to {width}")
+        grow = torch.nn.functional.pad
+        return replace(
+            self,
+            pair_codes=grow(self.pair_codes, (0, extra, 0, extra)),
+            distance=grow(self.distance, (0, extra, 0, extra), value=UNREACHABLE),
+            mask=grow(self.mask, (0, extra)),
+        )
+
+    @classmethod
+    def from_dgl(cls, graph: DGLGraph, *, node: str = "h", edge: str = "e") -> Batch:
+        """Read a (batched) DGLGraph as dgllife makes it: `ndata[node]`, `edata[edge]`.
+
+        Distances are shortest paths over the edges, each as long as `edata["distance"]` says,
+        else 1. Labels and descriptors are left empty.
+        """
+        g: Any = graph
+        if node not in g.ndata:
+            raise ValueError(
+                f'the graph has no ndata["{node}"]; it has {sorted(g.ndata)}. '
+                "Name the atom features with node=..."
+            )
+        atoms = g.ndata[node].float()
+        sizes = g.batch_num_nodes().to(torch.int64)
+        count, width = len(sizes), int(sizes.max())
+        starts = torch.cumsum(sizes, 0) - sizes
+        src, dst = (end.to(torch.int64) for end in g.edges())
+        home = torch.repeat_interleave(torch.arange(count, device=sizes.device), sizes)[src]
+        src, dst = src - starts[home], dst - starts[home]
+        features = g.edata[edge].float() if edge in g.edata else atoms.new_ones(len(src), 1)
+        rows, codes = torch.unique(features, dim=0, return_inverse=True)
+        pair_codes = sizes.new_zeros(count, width, width)
+        pair_codes[home, src, dst] = codes + 1
+        length = g.edata.get("distance", torch.ones_like(src))
+        return cls(
+            atoms=atoms,
+            sizes=sizes,
+            bonds=torch.cat([rows.new_zeros(1, features.shape[1]), rows]),
+            pair_codes=pair_codes,
+            distance=_shortest_paths(sizes, home, src, dst, length),
+            mask=torch.arange(width, device=sizes.device) < sizes[:, None],
+            descriptors=atoms.new_zeros(count, 0),
+            y=atoms.new_zeros(count, 0),
+            label_mask=torch.zeros(count, 0, dtype=torch.bool, device=sizes.device),
+        )
+
+    def to_dgl(self) -> DGLGraph:
+        """A batched DGLGraph on the CPU with `ndata["h"]`, `edata["e"]`, `edata["distance"]`."""
+        dgl = molecules.dgl()
+        home, src, dst = (t.cpu() for t in torch.nonzero(self.pair_codes, as_tuple=True))
+        sizes = self.sizes.cpu()
+        starts = torch.cumsum(sizes, 0) - sizes
+        ends = (src + starts[home], dst + starts[home])
+        graph = dgl.graph(ends, num_nodes=int(sizes.sum()))
+        graph.set_batch_num_nodes(sizes)
+        graph.set_batch_num_edges(torch.bincount(home, minlength=len(sizes)))
+        graph.ndata["h"] = self.atoms.cpu()
+        graph.edata["e"] = self.bonds.cpu()[self.pair_codes.cpu()[home, src, dst]]
+        graph.edata["distance"] = self.distance.cpu()[home, src, dst]
+        return graph
+
+
+def _shortest_paths(
+    sizes: Tensor, home: Tensor, src: Tensor, dst: Tensor, length: Tensor
+) -> Tensor:
+    """(B, V, V) int64 shortest paths of each graph of a batch, `UNREACHABLE` where none."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import shortest_path
+
+    width = int(sizes.max())
+    out = np.full((len(sizes), width, width), UNREACHABLE, dtype=np.int64)
+    home_, src_, dst_, length_ = (t.cpu().numpy() for t in (home, src, dst, length))
+    for b, size in enumerate(sizes.tolist()):
+        here = (home_ == b) & (src_ != dst_) & (length_ > 0)
+        edges = coo_matrix((length_[here], (src_[here], dst_[here])), shape=(size, size))
+        paths = shortest_path(edges.tocsr())
+        out[b, :size, :size] = np.where(np.isinf(paths), UNREACHABLE, paths)
+    return torch.from_numpy(out).to(sizes.device)
+
+
+class _Rows:
+    """Distinct feature rows in order of first sight, and the code of any row."""
+
+    def __init__(self, first: np.ndarray | None = None) -> None:
+        self.codes: dict[bytes, int] = {}
+        self.rows: list[np.ndarray] = []
+        if first is not None:
+            self.encode(first[None])
+
+    def encode(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.ascontiguousarray(rows)
+        keys = [row.tobytes() for row in rows]
+        for key, row in zip(keys, rows, strict=True):
+            if key not in self.codes:
+                self.codes[key] = len(self.rows)
+                self.rows.append(row.copy())
+        return np.fromiter((self.codes[key] for key in keys), dtype=np.int32, count=len(keys))
+
+
+def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+    """Concatenated `arange(start, start + length)` of each pair."""
+    total = int(lengths.sum())
+    shift = starts - (torch.cumsum(lengths, 0) - lengths)
+    steps = torch.arange(total, device=starts.device)
+    return steps + torch.repeat_interleave(shift, lengths, output_size=total)
+
+
+def _offsets(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+
+@dataclass(frozen=True)
+class PackedMolecules:
+    """N molecules in flat tensors: distinct rows, codes, and offsets that say whose is whose.
+
+    `atom_rows[atom_codes]` are dgllife's atom features bit for bit, molecule after molecule;
+    `bond_rows[edge_codes]` those of the edges `edge_src -> edge_dst` (row 0 of `bond_rows` is
+    "no bond"). Columns that take any value (Gasteiger charges) are 0 in `atom_rows` and stand in
+    `charges`, a row per atom. `distances` holds V * V shortest paths a molecule. `y` is (N, T)
+    with NaN for missing; `descriptors` (N, P).
+    """
+
+    featurizer: str
+    atom_rows: Tensor
+    bond_rows: Tensor
+    atom_codes: Tensor
+    charges: Tensor
+    edge_codes: Tensor
+    edge_src: Tensor
+    edge_dst: Tensor
+    distances: Tensor
+    atom_offsets: Tensor
+    edge_offsets: Tensor
+    pair_offsets: Tensor
+    y: Tensor
+    descriptors: Tensor
+
+    @classmethod
+    def from_mols(
+        cls, mols: Iterable[Mol], featurizer: str, y: np.ndarray | Tensor | None = None
+    ) -> PackedMolecules:
+        """Featurize `mols` with the dgllife featurizer of that name; `y` (N, T), NaN missing."""
+        kind = molecules.FEATURIZERS[featurizer]
+        atom_rows = _Rows()
+        bond_rows = _Rows(np.zeros(kind.bond_size, dtype=np.float32))
+        dense = list(kind.continuous)
+        atoms, charges, edges, src, dst, paths = [], [], [], [], [], []
+        for mol in mols:
+            features = molecules.featurize(mol, featurizer)
+            charges.append(features.atoms[:, dense])
+            features.atoms[:, dense] = 0.0
+            atoms.append(atom_rows.encode(features.atoms))
+            edges.append(bond_rows.encode(features.bonds))
+            src.append(features.src)
+            dst.append(features.dst)
+            paths.append(molecules.distances(mol).ravel())
+        if not atoms:
+            raise ValueError("there are no molecules to pack")
+        labels = np.empty((len(atoms), 0)) if y is None else y
+        return cls(
+            featurizer=featurizer,
+            atom_rows=torch.from_numpy(np.stack(atom_rows.rows)),
+            bond_rows=torch.from_numpy(np.stack(bond_rows.rows)),
+            atom_codes=torch.from_numpy(np.concatenate(atoms)),
+            charges=torch.from_numpy(np.concatenate(charges)),
+            edge_codes=torch.from_numpy(np.concatenate(edges)),
+            edge_src=torch.from_numpy(np.concatenate(src).astype(np.int16)),
+            edge_dst=torch.from_numpy(np.concatenate(dst).astype(np.int16)),
+            distances=torch.from_numpy(np.concatenate(paths)),
+            atom_offsets=_offsets([len(a) for a in atoms]),
+            edge_offsets=_offsets([len(e) for e in edges]),
+            pair_offsets=_offsets([len(p) for p in paths]),
+            y=torch.as_tensor(labels, dtype=torch.float32),
+            descriptors=torch.empty(len(atoms), 0),
+        )
+
+    def __len__(self) -> int:
+        return len(self.atom_offsets) - 1
+
+    @property
+    def sizes(self) -> Tensor:
+        """(N,) int64. Atoms of each molecule."""
+        return self.atom_offsets.diff()
+
+    def to(self, device: torch.device | str) -> PackedMolecules:
+        """The same data set on another device."""
+        return replace(self, **{name: t.to(device) for name, t in self._tensors().items()})
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file."""
+        tensors = {name: t.contiguous() for name, t in self._tensors().items()}
+        save_file(tensors, path, metadata={"featurizer": self.featurizer})
+
+    @classmethod
+    def load(cls, path: str | Path) -> PackedMolecules:
+        """Read what `save` wrote."""
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return cls(featurizer=file.metadata()["featurizer"], **tensors)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        names = (f.name for f in fields(self) if f.name != "featurizer")
+        return {name: getattr(self, name) for name in names}
+
+    def batch(self, index: Sequence[int] | np.ndarray | Tensor) -> Batch:
+        """The molecules `index`, in that order, as one padded `Batch` on the same device."""
+        device = self.atom_codes.device
+        index = torch.as_tensor(index, dtype=torch.int64).to(device)
+        sizes = self.sizes[index]
+        count, width = len(index), int(sizes.max())
+        y = self.y[index]
+        known = ~torch.isnan(y)
+        return Batch(
+            atoms=self._atoms(index, sizes),
+            sizes=sizes,
+            bonds=self.bond_rows,
+            pair_codes=self._pair_codes(index, count, width),
+            distance=self._distance(index, sizes, count, width),
+            mask=torch.arange(width, device=device) < sizes[:, None],
+            descriptors=self.descriptors[index],
+            y=torch.where(known, y, 0.0),
+            label_mask=known,
+        )
+
+    def _atoms(self, index: Tensor, sizes: Tensor) -> Tensor:
+        places = _ranges(self.atom_offsets[index], sizes)
+        atoms = self.atom_rows.index_select(0, self.atom_codes[places])
+        dense = molecules.FEATURIZERS[self.featurizer].continuous
+        if dense:
+            atoms[:, list(dense)] = self.charges[places]
+        return atoms
+
+    def _pair_codes(self, index: Tensor, count: int, width: int) -> Tensor:
+        lengths = self.edge_offsets.diff()[index]
+        edges = _ranges(self.edge_offsets[index], lengths)
+        home = torch.repeat_interleave(lengths, output_size=len(edges))
+        slot = (home * width + self.edge_src[edges]) * width + self.edge_dst[edges]
+        codes = home.new_zeros(count * width * width)
+        codes[slot] = self.edge_codes[edges].to(codes.dtype)
+        return codes.view(count, width, width)
+
+    def _distance(self, index: Tensor, sizes: Tensor, count: int, width: int) -> Tensor:
+        lengths = sizes**2
+        pairs = _ranges(self.pair_offsets[index], lengths)
+        home = torch.repeat_interleave(lengths, output_size=len(pairs))
+        within = pairs - self.pair_offsets[index][home]
+        row = torch.div(within, sizes[home], rounding_mode="floor")
+        slot = (home * width + row) * width + within - row * sizes[home]
+        distance = torch.full((count * width * width,), UNREACHABLE, device=pairs.device)
+        distance[slot] = self.distances[pairs].to(distance.dtype)
+        return distance.view(count, width, width)
+
+
+def training_batches(
+    sizes: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    max_pairs: int = 1_000_000,
+    pool: int = 20,
+) -> list[np.ndarray]:
+    """Random batches of like-sized molecules: a function of (seed, epoch) and nothing else.
+
+    The molecules are shuffled, cut into pools of `pool` batches, sorted by size within each pool
+    and cut into batches of at most `batch_size` molecules and `max_pairs` padded atom pairs; the
+    batches are shuffled again. Every molecule comes once.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(sizes))
+    batches = []
+    for start in range(0, len(order), pool * batch_size):
+        part = order[start : start + pool * batch_size]
+        part = part[np.argsort(sizes[part], kind="stable")]
+        batches += _cut(part, sizes, batch_size, max_pairs)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def evaluation_batches(
+    sizes: np.ndarray, batch_size: int, *, max_pairs: int = 1_000_000
+) -> list[np.ndarray]:
+    """All molecules once, smallest first, in batches bounded as in `training_batches`."""
+    return _cut(np.argsort(sizes, kind="stable"), sizes, batch_size, max_pairs)
+
+
+def _cut(order: np.ndarray, sizes: np.ndarray, batch_size: int, max_pairs: int) -> list[np.ndarray]:
+    """Cut an order of ascending size into batches; a molecule over the bound goes alone."""
+    cuts, start = [], 0
+    for i, molecule in enumerate(order):
+        full = i - start == batch_size or (i + 1 - start) * sizes[molecule] ** 2 > max_pairs
+        if full and i > start:
+            cuts.append(i)
+            start = i
+    return np.split(order, cuts)

@@ -1,0 +1,496 @@
+"""The command `molsam`: parse, call, print."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+    from .datasets import MoleculeTable
+    from .recipes import Recipe
+    from .runs import Run
+
+app = typer.Typer(
+    help="Molecular property prediction with graph transformers, trained by GraphSAM.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipes_app = typer.Typer(help="Show the shipped recipes.", no_args_is_help=True)
+data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=True)
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(data_app, name="data")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+SHOWN = 5
+ROWS = 50
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder with copies of the MoleculeNet files.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+def main() -> None:
+    """Entry point: bad input ends in one sentence and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        err.print(f"[bold red]molsam:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+
+
+@app.command()
+def train(
+    name: Annotated[str | None, typer.Argument(help="A data set: see 'molsam data list'.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Your own table of molecules.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Column to predict; repeat for several.")
+    ] = None,
+    smiles: Annotated[str | None, typer.Option(help="Column with the SMILES.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe by name or TOML file; NAME's own by default.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Run folder, new or empty; runs/NAME-1 and so on.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides split, weights, order and dropout.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs with seeds SEED, SEED + 1, ...")] = 1,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="random, paper, scaffold, balanced_scaffold, stratified, k_fold or a JSON file."
+        ),
+    ] = None,
+    device: Device = "auto",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any recipe field, such as rho=0.02."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Score a random forest on the same rows too.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Train a model on a data set or on your own table."""
+    from . import training
+
+    if resume is not None:
+        if name or data:
+            raise ValueError("--resume takes the data from the run; leave NAME and --data out")
+        chosen, table, request = _resumed(resume, data_dir)
+        folder: Path | None = resume
+    else:
+        changes = _changes(set_, epochs, split, target, smiles)
+        chosen = _recipe(name, data, recipe).change(changes)
+        table = _load(chosen, _source(name, data), data_dir)
+        request = {"seed": seed, "repeats": repeats}
+        folder = training.open_folder(out_folder, table.source, resume=False)
+    _say_table(table, guessed=not chosen.data.targets and data is not None)
+    with _interruptible(folder), _progress_bar() as progress:
+        choices = {"device": device, "baseline": baseline, "progress": progress}
+        if request["repeats"] is None or request["repeats"] == 1:
+            run = training.fit(
+                chosen, table, out=folder, seed=request["seed"], resume=True, **choices
+            )
+            done = [run]
+        else:
+            done = training.fit_repeats(
+                chosen, table, request["repeats"], out=folder, seed=request["seed"], **choices
+            )
+    _say_bad_rows(done[0])
+    _say_scores(done)
+    out.print(f"run folder: [bold]{escape(str(folder))}[/]", soft_wrap=True)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    table: Annotated[Path, typer.Argument(help="CSV, TSV, Parquet, SDF or .smi, gzip too.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="CSV or TSV to write, .gz too.")
+    ] = None,
+    smiles: Annotated[str | None, typer.Option(help="Column with the SMILES.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Predict every row of a table, in order; a row that cannot be read says why."""
+    from . import datasets
+    from .runs import Run
+
+    model = Run.load(run, device=device)
+    frames = (
+        _with_predictions(frame, model.predict(frame[column]))
+        for frame, column in datasets.iter_chunks(table, smiles=smiles)
+    )
+    if output is None:
+        _show_frame(frames)
+    else:
+        rows, bad = _write_frames(frames, output)
+        out.print(f"{rows:,} rows written to {escape(str(output))}", soft_wrap=True)
+        if bad:
+            err.print(f"{bad:,} rows have no prediction; the column 'error' says why")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    table: Annotated[
+        Path | None, typer.Argument(help="Measured molecules; the run's own test rows if absent.")
+    ] = None,
+    smiles: Annotated[str | None, typer.Option(help="Column with the SMILES.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score a run on its test rows, or on a table of measured molecules."""
+    from . import datasets
+    from .runs import Run
+
+    model = Run.load(run, device=device)
+    if table is None:
+        _say_scores([model])
+        return
+    measured = datasets.read_table(
+        table, smiles=smiles, targets=model.info.tasks, kind=model.info.kind
+    )
+    found = model.evaluate(measured)
+    if found["unreadable"]:
+        err.print(f"{found['unreadable']:,} rows could not be read and are left out")
+    out.print(_score_table({str(table): [found["scores"]]}))
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """The shipped recipes and where each differs from the defaults."""
+    from .recipes import Recipe, names
+
+    table = Table("recipe", "model", "optimizer", "rho", "epochs", "split", box=None)
+    for name in names():
+        recipe = Recipe.load(name)
+        optimizer, training = recipe.optimizer, recipe.training
+        table.add_row(
+            name,
+            recipe.model.name,
+            optimizer.name,
+            f"{optimizer.rho:g}",
+            str(training.epochs),
+            recipe.data.split,
+        )
+    out.print(table)
+
+
+@recipes_app.command("show")
+def recipes_show(
+    name: Annotated[str, typer.Argument(help="A shipped recipe or a TOML file.")],
+    full: Annotated[bool, typer.Option("--full", help="Every field, defaults too.")] = False,
+) -> None:
+    """The recipe as it is written, with its reasons; --full spells out the defaults."""
+    from .recipes import Recipe, find
+
+    recipe = Recipe.load(name)
+    text = recipe.to_toml() if full else find(name).read_text(encoding="utf-8")
+    out.print(text.rstrip(), markup=False, soft_wrap=True)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """The data sets that molsam knows."""
+    from .datasets import TASKS
+
+    table = Table("name", "molecules", "targets", "kind", "metric", "split", "about", box=None)
+    for name, task in TASKS.items():
+        table.add_row(
+            name, f"{task.size:,}", str(len(task.targets)), task.kind, task.metric, task.split,
+            task.title,
+        )  # fmt: skip
+    out.print(table)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[list[str], typer.Argument(help="Data sets, or all.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Download data sets to the cache, unless a checked copy is there."""
+    from . import datasets
+
+    for name in list(datasets.TASKS) if names == ["all"] else names:
+        with _download_bar(name) as progress:
+            table = datasets.load(name, data_dir=data_dir, progress=progress)
+        out.print(f"{name}: {len(table):,} rows, content checked")
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[str, typer.Argument(help="A table of molecules, or a data set's name.")],
+    target: Annotated[list[str] | None, typer.Option(help="Column to check.")] = None,
+    smiles: Annotated[str | None, typer.Option(help="Column with the SMILES.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Count what would trouble training: bad rows, duplicates, conflicts, salts, labels."""
+    from . import datasets
+
+    table = datasets.load(file, data_dir=data_dir, smiles=smiles, targets=target)
+    _say_check(datasets.check(table))
+
+
+def _source(name: str | None, data: Path | None) -> str:
+    if (name is None) == (data is None):
+        raise ValueError("name a data set, or your own table with --data FILE, one of the two")
+    return name or str(data)
+
+
+def _recipe(name: str | None, data: Path | None, recipe: str | None) -> Recipe:
+    """The recipe asked for; else the data set's own; else the default."""
+    from .recipes import Recipe, names
+
+    if recipe is not None:
+        return Recipe.load(recipe)
+    return Recipe.load(name if name in names() else "default")
+
+
+def _changes(
+    set_: list[str] | None,
+    epochs: int | None,
+    split: str | None,
+    target: list[str] | None,
+    smiles: str | None,
+) -> dict[str, Any]:
+    """Recipe fields from the options; `--set` has the last word."""
+    from .recipes import parse_value
+
+    changes: dict[str, Any] = {}
+    if epochs is not None:
+        changes["training.epochs"] = epochs
+    if split is not None and split.endswith(".json"):
+        changes |= {"data.split": "file", "data.split_file": os.path.abspath(split)}
+    elif split is not None:
+        changes["data.split"] = split
+    if target:
+        changes["data.targets"] = tuple(target)
+    if smiles is not None:
+        changes["data.smiles_column"] = smiles
+    for item in set_ or []:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"--set {item}: write FIELD=VALUE, such as --set rho=0.02")
+        changes[key.strip()] = parse_value(value.strip())
+    return changes
+
+
+def _load(recipe: Recipe, source: str, data_dir: Path | None, kind: Any = None) -> MoleculeTable:
+    from . import training
+
+    with _download_bar(source) as progress:
+        return training.load_table(
+            recipe, source, kind=kind, data_dir=data_dir, progress=progress
+        )
+
+
+def _resumed(
+    folder: Path, data_dir: Path | None
+) -> tuple[Recipe, MoleculeTable, dict[str, Any]]:
+    """Recipe, data and request of a run, or of a folder of repeats."""
+    from .files import RunError, read_json
+    from .recipes import Recipe
+
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {folder}")
+    many = (folder / "repeats.json").is_file()
+    request = read_json(folder / ("repeats.json" if many else "run.json"))
+    recipe = Recipe.load(folder / "recipe.toml")
+    table = _load(recipe, request["source"], data_dir, request["kind"])
+    if table.digest() != request["digest"]:
+        raise RunError(
+            f"{request['source']} is not the data that {folder} was started with; bring the "
+            "original back, or train anew"
+        )
+    return recipe, table, {"seed": request["seed"], "repeats": request.get("repeats")}
+
+
+@contextmanager
+def _interruptible(folder: Path | None) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end with the command that goes on."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(f"\nstopped; go on with: molsam train --resume {folder}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Any]:
+    """A live bar of training on a terminal; elsewhere a line for every tenth of it."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not err.is_terminal:
+        yield _progress_line
+        return
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[at]}"),
+        TimeRemainingColumn(), console=err,
+    )  # fmt: skip
+    with bar:
+        row = bar.add_task("training", total=None, at="")
+        yield lambda p: bar.update(
+            row,
+            total=p.members * p.epochs,
+            completed=p.member * p.epochs + p.epoch + p.step / p.steps,
+            description=_where(p),
+            at=_how(p),
+        )
+
+
+def _progress_line(p: Any) -> None:
+    every = max(1, p.epochs // 10)
+    if p.step == p.steps and (p.epoch + 1) % every == 0:
+        err.print(f"{_where(p)}  {_how(p)}", soft_wrap=True)
+
+
+def _where(p: Any) -> str:
+    member = f"model {p.member + 1}/{p.members} " if p.members > 1 else ""
+    return f"{member}epoch {p.epoch + 1}/{p.epochs}"
+
+
+def _how(p: Any) -> str:
+    return (
+        f"loss {p.loss:.3f}  {p.metric} {p.score:.3f}  {p.molecules_per_second:,.0f} molecules/s"
+    )
+
+
+@contextmanager
+def _download_bar(name: str) -> Iterator[Any]:
+    """A bar for downloads that appears with the first byte."""
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True) as bar:
+        tasks: list[Any] = []
+
+        def show(done: int, total: int | None) -> None:
+            tasks[:] = tasks or [bar.add_task(f"fetching {name}", total=total)]
+            bar.update(tasks[0], completed=done, total=total)
+
+        yield show
+
+
+def _say_table(table: MoleculeTable, guessed: bool) -> None:
+    labels = ", ".join(table.tasks[:SHOWN]) + (", ..." if len(table.tasks) > SHOWN else "")
+    how = " (all numeric columns; choose with --target)" if guessed else ""
+    err.print(
+        f"{escape(table.source)}: {len(table):,} molecules, {table.kind}, target"
+        f"{'s' if len(table.tasks) > 1 else ''} {escape(labels)}{how}",
+        soft_wrap=True,
+    )
+
+
+def _say_bad_rows(run: Run) -> None:
+    bad = run.info.bad_rows
+    if not bad:
+        return
+    err.print(f"{len(bad)} rows could not be read and took no part:")
+    for row, smiles, reason in bad[:SHOWN]:
+        err.print(f"  row {row}: {escape(smiles)}: {escape(reason)}", soft_wrap=True)
+    if len(bad) > SHOWN:
+        err.print(f"  and {len(bad) - SHOWN} more, in {escape(str(run.folder / 'run.json'))}")
+
+
+def _say_scores(done: list[Run]) -> None:
+    """Test scores of one run, or mean and standard deviation over repeats."""
+    parts = {"validation": "valid", "test": "test", "random forest, test": "random forest, test"}
+    scores = [run.scores for run in done]
+    table = {
+        title: [each[part] for each in scores]
+        for title, part in parts.items()
+        if all(part in each for each in scores)
+    }
+    out.print(_score_table(table))
+    if len(done) > 1:
+        seeds = f"{done[0].info.seed} to {done[-1].info.seed}"
+        out.print(f"mean ± standard deviation over {len(done)} runs, seeds {seeds}")
+    excluded = sorted({task for metric in scores[0]["test"].values() for task in metric["excluded"]})
+    if excluded:
+        out.print(f"without {escape(', '.join(excluded))}: one class only in the test rows")
+
+
+def _score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
+    """Rows: parts. Columns: metrics. Several runs give mean ± standard deviation."""
+    import numpy as np
+
+    from .metrics import METRICS
+
+    names = list(next(iter(parts.values()))[0])
+    table = Table("", *(METRICS[name].title for name in names), box=None, padding=(0, 2, 0, 0))
+    for title, runs in parts.items():
+        means = np.array([[run[name]["mean"] for name in names] for run in runs], dtype=float)
+        cells = [f"{mean:.3f}" for mean in means.mean(axis=0)]
+        if len(runs) > 1:
+            spread = means.std(axis=0, ddof=1)
+            cells = [f"{cell} ± {s:.3f}" for cell, s in zip(cells, spread, strict=True)]
+        table.add_row(title, *cells)
+    return table
+
+
+def _with_predictions(frame: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """The user's columns as they were, then ours; a name that is taken gets `predicted ` before."""
+    ours = predictions.drop(columns="smiles").set_axis(frame.index)
+    taken = {name: f"predicted {name}" for name in ours if name in frame}
+    return frame.join(ours.rename(columns=taken))
+
+
+def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]:
+    """Write chunk by chunk to a partial file, renamed when whole; (rows, rows without one)."""
+    import gzip
+
+    if path.name.removesuffix(".gz").rpartition(".")[2] not in ("csv", "tsv"):
+        raise ValueError(f"{path}: write to a .csv or .tsv file, .gz too")
+    separator = "\t" if ".tsv" in path.suffixes else ","
+    partial = path.with_name(f".{path.name}.partial")
+    opener = gzip.open if path.suffix == ".gz" else open
+    rows = bad = 0
+    try:
+        with opener(partial, "wt", encoding="utf-8", newline="") as file:
+            for frame in frames:
+                frame.to_csv(file, sep=separator, index=False, header=rows == 0, float_format="%.6g")
+                rows += len(frame)
+                bad += int((frame.iloc[:, -1] != "").sum())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return rows, bad
+
+
+def _show_frame(frames: Iterator[pd.DataFrame]) -> None:
+    """The first rows as a table on the screen."""
+    frame = next(frames)
+    shown = frame.head(ROWS)
+    table = Table(*map(escape, map(str, shown.columns)), box=None)
+    for row in shown.itertuples(index=False):
+        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
+        table.add_row(*map(escape, cells))
+    out.print(table)
+    if len(frame) > ROWS:
+        out.print(f"the first {ROWS} rows; write them all with -o FILE")

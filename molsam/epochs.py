@@ -1,0 +1,317 @@
+"""The training of one run's models: steps, epochs, selection on validation, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from . import losses, metrics, runs
+from .batches import Batch, PackedMolecules, training_batches
+from .files import load_state, save_state, write_atomic
+from .optim import GraphSAM, RhoSchedule
+from .optim.schedules import SCHEDULES
+from .runs import CHECKPOINT, WEIGHTS, Run
+from .splits import Split
+
+CHECKPOINT_SECONDS = 20.0
+
+
+class TrainingError(ValueError):
+    """Training cannot start or go on: says where it stood and what to try."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands; `loss` and `score` are those of the last whole epoch."""
+
+    member: int
+    members: int
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    metric: str
+    loss: float
+    score: float
+    molecules_per_second: float
+
+
+Listener = Callable[[Progress], None]
+
+
+@dataclass
+class Member:
+    """One model in training: all that a checkpoint holds."""
+
+    number: int
+    model: nn.Module
+    optimizer: Optimizer
+    rho: RhoSchedule | None
+    epoch: int = 0
+    best: float = -math.inf
+    best_epoch: int = -1
+    best_model: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    PLAIN = ("epoch", "best", "best_epoch", "best_model", "history")
+
+    def state(self) -> dict[str, Any]:
+        """Nested plain values and tensors, for `files.save_state`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rho": self.rho.state_dict() if self.rho else {},
+            **{name: getattr(self, name) for name in self.PLAIN},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to what `state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.rho:
+            self.rho.load_state_dict(state["rho"])
+        for name in self.PLAIN:
+            setattr(self, name, state[name])
+
+
+class Trainer:
+    """Trains the members of `run` on the packed molecules of `split.train`.
+
+    Every draw follows from (seed, member, epoch), so a member restored from its checkpoint ends
+    bit for bit where it would have ended.
+    """
+
+    def __init__(
+        self, run: Run, packed: PackedMolecules, split: Split, progress: Listener | None = None
+    ) -> None:
+        self.run, self.split, self.progress = run, split, progress
+        self.packed = packed.to(run.device)
+        self.settings = run.recipe.training
+        self.sizes = packed.sizes[split.train].cpu().numpy()
+        self.metric = pick_metric(run)
+        self.loss = pick_loss(run, packed, split)
+
+    def train(self, number: int) -> None:
+        """Train one member and leave its best weights; a member that is done is left alone."""
+        folder = self.run.folder / f"member-{number}"
+        checkpoint = folder / CHECKPOINT
+        if (folder / WEIGHTS).is_file() and not checkpoint.is_file():
+            return
+        folder.mkdir(exist_ok=True)
+        with torch.random.fork_rng([self.run.device] if self.run.device.type == "cuda" else []):
+            member = self._start(number)
+            if checkpoint.is_file():
+                member.restore(load_state(checkpoint))
+            self._epochs(member, folder)
+        save_weights(folder, member)
+        checkpoint.unlink(missing_ok=True)
+
+    def _start(self, number: int) -> Member:
+        torch.manual_seed(derive_seed(self.run.info.seed, number, 0))
+        choices = self.run.recipe.optimizer
+        model = runs.build_model(self.run.recipe, self.run.info).to(self.run.device)
+        optimizer = choices.build(model)
+        return Member(number, model, optimizer, choices.rho_schedule(optimizer))
+
+    def _epochs(self, member: Member, folder: Path) -> None:
+        saved = -math.inf
+        while member.epoch < self.settings.epochs and not self._out_of_patience(member):
+            torch.manual_seed(derive_seed(self.run.info.seed, member.number, member.epoch + 1))
+            row = self._epoch(member)
+            row |= self._validate(member)
+            member.history.append(row)
+            member.epoch += 1
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                save_state(folder / CHECKPOINT, member.state())
+                save_weights(folder, member)
+                saved = time.monotonic()
+            write_history(folder, member.history)
+
+    def _out_of_patience(self, member: Member) -> bool:
+        patience = self.settings.patience
+        return patience is not None and member.epoch - 1 - member.best_epoch >= patience
+
+    def _epoch(self, member: Member) -> dict[str, Any]:
+        """One pass over the training rows."""
+        batches = training_batches(
+            self.sizes,
+            self.settings.batch_size,
+            seed=derive_seed(self.run.info.seed, member.number, 0),
+            epoch=member.epoch,
+            max_pairs=self.settings.max_pairs,
+        )
+        start_epoch(member, self.run.recipe.optimizer.reuse_interval)
+        member.model.train()
+        total = torch.zeros((), device=self.run.device)
+        began = time.perf_counter()
+        for step, index in enumerate(batches):
+            self._set_learning_rate(member, (member.epoch + step / len(batches)))
+            batch = self.packed.batch(self.split.train[index])
+            total += self._step(member, batch).detach() * len(index)
+            self._tell(member, step + 1, len(batches), began)
+        loss, seconds = float(total) / len(self.sizes), time.perf_counter() - began
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the training loss is {loss} in epoch {member.epoch + 1}: try a lower "
+                "optimizer.lr or set training.clip_norm; the last checkpoint is kept"
+            )
+        group = member.optimizer.param_groups[0]
+        return {
+            "epoch": member.epoch + 1,
+            "loss": loss,
+            "lr": group["lr"],
+            "rho": group.get("rho", 0.0),
+            "molecules_per_second": round(len(self.sizes) / seconds, 1),
+            "seconds": round(seconds, 3),
+        }
+
+    def _set_learning_rate(self, member: Member, epochs_done: float) -> None:
+        schedule = SCHEDULES[self.settings.schedule]
+        factor = schedule(epochs_done / self.settings.epochs, self.settings.warmup)
+        for group in member.optimizer.param_groups:
+            group["lr"] = self.run.recipe.optimizer.lr * factor
+
+    def _step(self, member: Member, batch: Batch) -> Tensor:
+        """One update; returns the loss at the weights before it."""
+
+        def closure() -> Tensor:
+            member.optimizer.zero_grad()
+            with runs.autocast(self.run.device, self.settings.precision):
+                prediction = member.model(batch)
+            loss = self.loss(prediction.float(), batch.y, batch.label_mask)
+            loss.backward()
+            if self.settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(member.model.parameters(), self.settings.clip_norm)
+            return loss
+
+        return member.optimizer.step(closure)  # type: ignore[arg-type, return-value]
+
+    def _validate(self, member: Member) -> dict[str, Any]:
+        """Score the validation rows and keep the best weights.
+
+        Where no task has what the metric needs (one class only, say), the loss selects.
+        """
+        info, index = self.run.info, self.split.valid
+        outputs = runs.infer(member.model, self.packed, self.run.recipe, index)
+        y = self.packed.y[index].cpu()
+        loss = float(self.loss(outputs, torch.nan_to_num(y), ~torch.isnan(y)))
+        truth = self.run.scalers.target.inverse(y.double().numpy())
+        prediction = runs.to_user(outputs, info, self.run.scalers)
+        score = metrics.score(self.metric, truth, prediction, info.tasks).mean
+        sign = 1.0 if metrics.METRICS[self.metric].greater_is_better else -1.0
+        merit = -loss if math.isnan(score) else sign * score
+        better = merit > member.best
+        if better:
+            member.best, member.best_epoch = merit, member.epoch
+            state = member.model.state_dict()
+            member.best_model = {name: tensor.clone() for name, tensor in state.items()}
+        return {"valid_loss": loss, f"valid_{self.metric}": score, "best": better}
+
+    def _tell(self, member: Member, step: int, steps: int, began: float) -> None:
+        if self.progress is None:
+            return
+        last = member.history[-1] if member.history else {}
+        elapsed = time.perf_counter() - began
+        self.progress(
+            Progress(
+                member=member.number,
+                members=self.settings.members,
+                epoch=member.epoch,
+                epochs=self.settings.epochs,
+                step=step,
+                steps=steps,
+                metric=self.metric,
+                loss=last.get("loss", math.nan),
+                score=last.get(f"valid_{self.metric}", math.nan),
+                molecules_per_second=step / steps * len(self.sizes) / elapsed,
+            )
+        )
+
+
+def start_epoch(member: Member, reuse_interval: int | str) -> None:
+    """The optimizer's part of a new epoch: the radius of eq. 4, and the epoch's anchor."""
+    if member.rho is not None and member.epoch > 0:
+        member.rho.step()
+    if isinstance(member.optimizer, GraphSAM) and reuse_interval == "epoch":
+        member.optimizer.request_anchor()
+
+
+def pick_metric(run: Run) -> str:
+    """The recipe's metric, or the usual one of the kind."""
+    name = run.recipe.training.metric
+    if name is None:
+        return metrics.default_metric(run.info.kind)
+    fit = [m for m, metric in metrics.METRICS.items() if run.info.kind in metric.kinds]
+    if name not in fit:
+        raise TrainingError(
+            f"training.metric {name!r} does not serve {run.info.kind}; use {', '.join(fit)}"
+        )
+    return name
+
+
+def pick_loss(run: Run, packed: PackedMolecules, split: Split) -> losses.Loss:
+    """The recipe's loss, or the usual one of the kind; weighted by class where asked."""
+    kind, settings = run.info.kind, run.recipe.training
+    served = losses.LOSSES[kind]
+    name = settings.loss or next(iter(served))
+    if name not in served:
+        raise TrainingError(
+            f"training.loss {name!r} does not serve {kind} targets; use {', '.join(served)}"
+        )
+    loss = served[name]
+    y = packed.y[split.train]
+    if settings.class_weights and kind == "binary":
+        weights = losses.positive_weights(y, ~torch.isnan(y)).to(run.device)
+        loss = partial(loss, pos_weight=weights)
+    if settings.class_weights and kind == "multiclass":
+        counts = torch.bincount(y[~torch.isnan(y)].long(), minlength=len(run.info.classes))
+        weights = counts.sum() / (len(counts) * counts.clamp(min=1))
+        loss = partial(loss, weight=weights.to(run.device))
+    if kind == "multiclass":
+        tasks = len(run.info.tasks)
+        return lambda z, y, mask: loss(z.unflatten(-1, (tasks, -1)), y, mask)
+    return loss
+
+
+def save_weights(folder: Path, member: Member) -> None:
+    """The best weights so far."""
+    save_state(folder / WEIGHTS, {"model": member.best_model})
+
+
+def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
+    """`history.csv`, one row an epoch; TensorBoard's event files too where it is installed."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomic(folder / "history.csv", text.getvalue().encode())
+    if find_spec("tensorboard"):
+        write_tensorboard(folder / "tensorboard", history[-1:])
+
+
+def write_tensorboard(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Scalars of the history, one step an epoch."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for row in rows:
+            for name in row.keys() - {"epoch", "best"}:
+                writer.add_scalar(name, row[name], row["epoch"])
+
+
+def derive_seed(*path: int) -> int:
+    """An independent 63-bit seed for each place (seed, member, epoch)."""
+    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> np.uint64(1))

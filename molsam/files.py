@@ -1,0 +1,106 @@
+"""Writing and reading the files of a run: atomically, and with nothing that can execute."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used: says which file, what is wrong with it, what to try."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"cannot write {path}: {error.strerror}; what was finished stays usable"
+        ) from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Indented JSON, atomically."""
+    write_atomic(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def save_state(path: Path, state: Any) -> None:
+    """Nested dicts, lists and tuples of tensors and plain values, as one safetensors file."""
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_fold(state, tensors))
+    write_atomic(path, save(tensors, metadata={"tree": tree}))
+
+
+def load_state(path: Path) -> Any:
+    """Read what `save_state` wrote, on the CPU."""
+    try:
+        with safe_open(existing(path), "pt") as file:
+            tree = json.loads(file.metadata()["tree"])
+            return _unfold(tree, file.get_tensor)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(
+            f"{path} is damaged or is not a file of this run ({error}); copy it again, or train anew"
+        ) from error
+
+
+def _fold(node: Any, tensors: dict[str, Tensor]) -> Any:
+    """JSON with tensors replaced by references; each container says what it was."""
+    if isinstance(node, Tensor):
+        name = str(len(tensors))
+        # A copy: safetensors refuses tensors that share memory.
+        tensors[name] = node.detach().cpu().clone().contiguous()
+        return {"tensor": name}
+    if isinstance(node, Mapping):
+        return {"dict": [[key, _fold(value, tensors)] for key, value in node.items()]}
+    if isinstance(node, list | tuple):
+        return {type(node).__name__: [_fold(value, tensors) for value in node]}
+    return {"value": node}
+
+
+def _unfold(node: dict[str, Any], tensor: Callable[[str], Tensor]) -> Any:
+    ((kind, value),) = node.items()
+    if kind == "tensor":
+        return tensor(value)
+    if kind == "dict":
+        return {key: _unfold(child, tensor) for key, child in value}
+    if kind in ("list", "tuple"):
+        children = [_unfold(child, tensor) for child in value]
+        return children if kind == "list" else tuple(children)
+    return value
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON; a `RunError` names a file that is missing or damaged."""
+    try:
+        return json.loads(existing(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is not valid JSON ({error}); copy the run again") from error
+
+
+def existing(path: Path) -> Path:
+    """`path`, or a `RunError` if no file is there."""
+    if not path.is_file():
+        raise RunError(f"{path.parent} is not a whole run: {path.name} is missing; copy it again")
+    return path

@@ -1,0 +1,278 @@
+"""A recipe: the model, the optimizer, the training and the treatment of the data, as one value.
+
+A recipe file is TOML that says where it differs from the defaults, and why:
+
+    task = "esol"
+
+    [optimizer]
+    rho = 0.01   # the paper's best radius for SAM on ESOL is far below BBBP's .05
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tomlkit.exceptions import TOMLKitError
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from .models import CoMPTConfig, GraphTransformerConfig
+from .molecules import Charges, Salts
+from .optim import SAM, GraphSAM, RhoSchedule
+
+HERE = Path(__file__).resolve().parent
+FOLDER = next(p for p in (HERE / "_recipes", HERE.parent / "recipes", HERE) if p.is_dir())
+
+ModelConfig = Annotated[CoMPTConfig | GraphTransformerConfig, Field(discriminator="name")]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read: says which file, which key, and what to try."""
+
+
+class Section(BaseModel):
+    """A frozen table of a recipe; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """How a table becomes molecules, features and parts."""
+
+    smiles_column: str | None = Field(None, description="guessed from usual names if absent")
+    targets: tuple[str, ...] = Field((), description="all numeric columns if empty")
+    salts: Salts = "keep"
+    charges: Charges = "keep"
+    featurizer: Literal["canonical", "attentivefp", "weave", "pagtn", "compt"] = "compt"
+    descriptors: bool = Field(True, description="join RDKit's 2D descriptors at the readout")
+    split: Literal[
+        "random",
+        "paper",
+        "scaffold",
+        "balanced_scaffold",
+        "stratified",
+        "k_fold",
+        "column",
+        "file",
+    ] = "random"
+    split_seed: int | None = Field(None, ge=0, description="the run's seed if absent")
+    split_column: str | None = Field(None, description="for split = 'column'")
+    split_file: str | None = Field(None, description="JSON, for split = 'file'")
+    folds: int = Field(5, ge=3, description="for split = 'k_fold'; run seed s takes fold s")
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError(f"fractions {self.fractions} must be positive and sum to 1")
+        for kind in ("column", "file"):
+            if (self.split == kind) != (getattr(self, f"split_{kind}") is not None):
+                raise ValueError(f"split = {kind!r} and split_{kind} go together")
+        return self
+
+
+class OptimizerConfig(Section):
+    """A base optimizer, and the sharpness-aware policy around it. Letters are the paper's."""
+
+    name: Literal["graphsam", "sam", "none"] = Field("graphsam", description="none: the base alone")
+    base: Literal["adamw", "adam"] = "adamw"
+    lr: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    rho: float = Field(0.01, ge=0, description="radius of the perturbation")
+    beta: float = Field(0.9, ge=0, lt=1, description="smoothing of the moving average")
+    reuse_interval: int | Literal["epoch"] = Field(
+        "epoch", description="steps from anchor to anchor, or one anchor an epoch"
+    )
+    normalize_anchor: bool = True
+    gamma: float = Field(1.0, gt=0, le=1, description="decay of rho")
+    rho_epochs: int = Field(1, ge=1, description="lambda: epochs between decays of rho")
+
+    def rho_schedule(self, optimizer: Optimizer) -> RhoSchedule | None:
+        """Eq. 4 of the paper for `optimizer`; None for a base optimizer, which has no radius."""
+        if self.name == "none":
+            return None
+        return RhoSchedule(optimizer, gamma=self.gamma, epochs=self.rho_epochs)
+
+    def build(self, model: nn.Module) -> Optimizer:
+        """The optimizer over all parameters of `model`."""
+        kind = {"adam": Adam, "adamw": AdamW}[self.base]
+        base = kind(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        if self.name == "none":
+            return base
+        if self.name == "sam":
+            return SAM(base, rho=self.rho)
+        return GraphSAM(
+            base,
+            rho=self.rho,
+            beta=self.beta,
+            reuse_interval=None if self.reuse_interval == "epoch" else self.reuse_interval,
+            normalize_anchor=self.normalize_anchor,
+        )
+
+
+class TrainingConfig(Section):
+    """How long, how fast, and what counts as better."""
+
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(32, ge=1)
+    max_pairs: int = Field(1_000_000, ge=1, description="padded atom pairs a batch may hold")
+    schedule: Literal["constant", "noam", "one_cycle", "cosine"] = "one_cycle"
+    warmup: float = Field(0.3, ge=0, le=1, description="share of training that warms up")
+    clip_norm: float | None = Field(None, gt=0)
+    patience: int | None = Field(None, ge=1, description="epochs without a better validation score")
+    loss: Literal["mse", "mae", "huber", "bce", "cross_entropy"] | None = Field(
+        None, description="mse, bce or cross_entropy by the kind of the targets if absent"
+    )
+    class_weights: bool = Field(False, description="weight positives by negatives / positives")
+    metric: str | None = Field(None, description="what validation selects by")
+    members: int = Field(1, ge=1, description="models in the ensemble")
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Recipe(Section):
+    """Model, optimizer, training and data choices of one task.
+
+    `Recipe.load("esol")` reads a shipped recipe or a TOML file; `recipe.save(path)` writes every
+    field, so that `Recipe.load(path) == recipe`; `recipe.change({"optimizer.rho": 0.02})` gives a
+    new one.
+    """
+
+    task: str | None = Field(None, description="data set this recipe was made for")
+    model: ModelConfig = CoMPTConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    data: DataConfig = DataConfig()
+
+    @classmethod
+    def load(cls, name: str | Path) -> Recipe:
+        """A shipped recipe by name, or any TOML file by path."""
+        path = find(name)
+        try:
+            tables = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+        except TOMLKitError as error:
+            raise RecipeError(f"{path} is not valid TOML: {error}") from error
+        return cls.parse(tables, where=str(path))
+
+    @classmethod
+    def parse(cls, tables: Mapping[str, Any], where: str = "recipe") -> Recipe:
+        """Validate nested tables; `where` names them in errors."""
+        tables = dict(tables)
+        if isinstance(tables.get("model"), Mapping):
+            tables["model"] = {"name": "compt", **tables["model"]}
+        try:
+            return cls.model_validate(tables)
+        except ValidationError as error:
+            raise RecipeError(f"{where}: {_explain(error)}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write every field as TOML."""
+        Path(path).write_text(self.to_toml(), encoding="utf-8")
+
+    def to_toml(self) -> str:
+        """Every field that has a value, as TOML."""
+        return tomlkit.dumps(self.model_dump(exclude_none=True, mode="json"))
+
+    def change(self, fields: Mapping[str, Any]) -> Recipe:
+        """A recipe with other values: keys are `section.field`, or `field` where one has it.
+
+        A change of `model.name` keeps the fields that both models have.
+        """
+        tables = self.model_dump()
+        for key, value in sorted(fields.items(), key=lambda item: item[0] != "model.name"):
+            *section, field = _full_key(key).split(".")
+            table = tables[section[0]] if section else tables
+            table[field] = value
+            if (section, field) == (["model"], "name"):
+                tables["model"] = _shared_fields(table)
+        return Recipe.parse(tables)
+
+
+MODEL_CONFIGS: dict[str, type[BaseModel]] = {
+    "compt": CoMPTConfig,
+    "graph_transformer": GraphTransformerConfig,
+}
+
+
+def names() -> list[str]:
+    """The shipped recipes."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def find(name: str | Path) -> Path:
+    """The file of a shipped recipe, or the file itself."""
+    shipped = FOLDER / f"{name}.toml"
+    if os.sep not in str(name) and shipped.is_file():
+        return shipped
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix == ".toml":
+        raise RecipeError(f"no recipe file {path}")
+    near = _near(str(name), names())
+    raise RecipeError(f"no recipe {name!r}{near}; there are {', '.join(names())}, or name a .toml")
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML writes it (`0.1`, `true`, `[0.8, 0.1, 0.1]`), else the text itself."""
+    try:
+        return tomlkit.parse(f"value = {text}").unwrap()["value"]
+    except TOMLKitError:
+        return text
+
+
+def _fields() -> dict[str, set[str]]:
+    sections: dict[str, type[BaseModel]] = {
+        "optimizer": OptimizerConfig,
+        "training": TrainingConfig,
+        "data": DataConfig,
+    }
+    known = {name: set(section.model_fields) for name, section in sections.items()}
+    known["model"] = set().union(*(c.model_fields for c in MODEL_CONFIGS.values()))
+    return known
+
+
+def _full_key(key: str) -> str:
+    """`rho` -> `optimizer.rho`; a key with a section, or of no section, as it is."""
+    known = _fields()
+    every = [f"{s}.{f}" for s, names_ in known.items() for f in sorted(names_)] + ["task"]
+    homes = [full for full in every if full == key or full.split(".")[-1] == key]
+    if len(homes) == 1:
+        return homes[0]
+    if homes:
+        raise RecipeError(f"{key!r} is ambiguous: say one of {', '.join(homes)}")
+    shorts = [full.split(".")[-1] for full in every]
+    raise RecipeError(f"a recipe has no field {key!r}{_near(key, every + shorts)}")
+
+
+def _shared_fields(table: dict[str, Any]) -> dict[str, Any]:
+    kind = MODEL_CONFIGS.get(table["name"])
+    if kind is None:
+        raise RecipeError(f"no model {table['name']!r}; there are {', '.join(MODEL_CONFIGS)}")
+    return {key: value for key, value in table.items() if key in kind.model_fields}
+
+
+def _explain(error: ValidationError) -> str:
+    """The first fault as one sentence."""
+    fault = error.errors()[0]
+    place = [str(part) for part in fault["loc"] if part not in MODEL_CONFIGS]
+    key = ".".join(place)
+    if fault["type"] == "extra_forbidden":
+        fields = _fields()
+        siblings = fields.get(place[0], set()) if len(place) > 1 else set(Recipe.model_fields)
+        return f"unknown key {key}{_near(place[-1], siblings)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    got = "" if fault["type"] == "value_error" else f", not {fault['input']!r}"
+    return f"{key}: {message[0].lower()}{message[1:]}{got}"
+
+
+def _near(word: str, words: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,134 @@
+"""What a run shows people: its test predictions as a table, and pictures."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .datasets import MoleculeTable
+from .files import write_atomic
+from .runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#3465a4", "#ce5c00", "#888888"
+PANELS = 12
+
+
+def write_predictions(run: Run, table: MoleculeTable, mean: np.ndarray) -> None:
+    """`predictions.csv`: data row, SMILES, and per task the measured and the predicted value.
+
+    For classes the prediction is that of the measured kind: a probability, or the likeliest class.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame({"row": table.rows, "smiles": table.smiles})
+    for t, (task, column) in enumerate(zip(table.tasks, run.columns(), strict=True)):
+        frame[f"measured {task}"] = table.y[:, t]
+        frame[f"predicted {column}"] = mean[:, t].argmax(-1) if table.classes else mean[:, t]
+    text = frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    write_atomic(run.folder / "predictions.csv", text.encode())
+
+
+def draw(run: Run, y: np.ndarray, mean: np.ndarray) -> None:
+    """`learning_curve.png`, and `parity.png`, `roc.png` or `confusion.png` by the kind."""
+    _save(run, "learning_curve.png", learning_curve(run))
+    if run.info.kind == "regression":
+        _save(run, "parity.png", panels(run, y, mean, parity))
+    elif run.info.kind == "binary":
+        _save(run, "roc.png", panels(run, y, mean, roc))
+    else:
+        _save(run, "confusion.png", panels(run, y, mean.argmax(-1), confusion))
+
+
+def learning_curve(run: Run) -> Figure:
+    """Training and validation loss and the validation score of every member, by epoch."""
+    import pandas as pd
+
+    histories = [pd.read_csv(member / "history.csv") for member in run.members]
+    figure, (left, right) = _figure(1, 2)
+    for history in histories:
+        left.plot(history["epoch"], history["loss"], color=BLUE)
+        left.plot(history["epoch"], history["valid_loss"], color=ORANGE)
+        score = next(name for name in history if name.startswith("valid_") and name != "valid_loss")
+        right.plot(history["epoch"], history[score], color=ORANGE)
+        chosen = history[history["best"]].tail(1)
+        right.plot(chosen["epoch"], chosen[score], "o", color=ORANGE)
+        right.set_ylabel(f"{score.removeprefix('valid_').upper().replace('_', '-')} on validation")
+    left.set_ylabel("loss (scaled)")
+    left.set_yscale("log")
+    left.legend(["training", "validation"], frameon=False)
+    left.set_xlabel("epoch")
+    right.set_xlabel("epoch (dot: weights kept)")
+    return figure
+
+
+def parity(axes: Axes, y: np.ndarray, prediction: np.ndarray, name: str) -> None:
+    """Predicted against measured, with the diagonal."""
+    low, high = min(y.min(), prediction.min()), max(y.max(), prediction.max())
+    margin = 0.03 * (high - low or 1.0)
+    axes.plot([low, high], [low, high], color=GREY, linewidth=1)
+    axes.plot(y, prediction, "o", color=BLUE, alpha=0.5, markersize=4, markeredgewidth=0)
+    axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
+    axes.set(xlabel="measured", ylabel="predicted")
+    rmse = float(np.sqrt(np.mean((y - prediction) ** 2)))
+    axes.set_title(f"{name}\ntest, n = {len(y)}, RMSE {rmse:.3g}", fontsize=9)
+
+
+def roc(axes: Axes, y: np.ndarray, prediction: np.ndarray, name: str) -> None:
+    """True against false positive rate as the threshold falls."""
+    order = np.argsort(-prediction, kind="stable")
+    ends = np.append(np.diff(prediction[order]) != 0, True)
+    found = np.append(0, np.cumsum(y[order] == 1)[ends])
+    false = np.append(0, np.cumsum(y[order] == 0)[ends])
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+    axes.plot(false / max(1, false[-1]), found / max(1, found[-1]), color=BLUE)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+    axes.set_title(f"{name}\ntest, {found[-1]} of {len(y)} positive", fontsize=9)
+
+
+def confusion(axes: Axes, y: np.ndarray, prediction: np.ndarray, name: str) -> None:
+    """Counts of measured against predicted class."""
+    size = int(max(y.max(), prediction.max())) + 1
+    counts = np.zeros((size, size), dtype=int)
+    np.add.at(counts, (y.astype(int), prediction.astype(int)), 1)
+    axes.imshow(counts, cmap="Blues")
+    for (row, column), count in np.ndenumerate(counts):
+        axes.text(column, row, str(count), ha="center", va="center", fontsize=8)
+    axes.set(xlabel="predicted class", ylabel="measured class")
+    axes.set_title(f"{name}\ntest, n = {len(y)}", fontsize=9)
+
+
+def panels(run: Run, y: np.ndarray, prediction: np.ndarray, plot) -> Figure:
+    """`plot` for each of the first `PANELS` tasks, over the molecules with a label."""
+    shown = min(len(run.info.tasks), PANELS)
+    columns = min(shown, 4)
+    figure, axes = _figure(-(-shown // columns), columns)
+    for t, panel in enumerate(axes):
+        known = ~np.isnan(y[:, t]) if t < shown else np.zeros(len(y), bool)
+        if known.any():
+            plot(panel, y[known, t], prediction[known, t], run.columns()[t])
+        else:
+            panel.axis("off")
+    return figure
+
+
+def _figure(rows: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure without pyplot, so that no global state or display is touched."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(run: Run, name: str, figure: Figure) -> None:
+    png = io.BytesIO()
+    figure.savefig(png, dpi=150, format="png")
+    write_atomic(run.folder / name, png.getvalue())

@@ -1,0 +1,342 @@
+"""What training leaves behind: a folder of weights, choices, scales and scores, and predictions.
+
+    run/
+      run.json                 tasks, units, seed, data digest, versions, checksums
+      recipe.toml              every choice, spelt out
+      split.json               train, valid and test as positions in the table, from 0
+      scalers.json             scales of the targets and descriptors, from training rows
+      scores.json              every metric on valid and test
+      predictions.csv          the test rows, measured and predicted
+      member-0/                one folder a model of the ensemble
+        weights.safetensors    best epoch on validation
+        history.csv            one row an epoch
+        checkpoint.safetensors while it trains: all that `resume` needs
+
+Every file is safetensors, JSON, TOML, CSV or PNG: loading a run executes nothing from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from . import metrics, molecules, scaling
+from .batches import PackedMolecules, evaluation_batches
+from .datasets import Kind, MoleculeTable
+from .files import RunError, existing, load_state, read_json, sha256
+from .models import MODELS
+from .recipes import DataConfig, Recipe
+from .scaling import Standardizer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rdkit.Chem import Mol
+
+CHUNK = 4096
+WEIGHTS = "weights.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class RunInfo(BaseModel):
+    """`run.json`: what a run is about and where it came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: str
+    source: str
+    digest: str
+    seed: int
+    kind: Kind
+    tasks: tuple[str, ...]
+    units: tuple[str, ...]
+    classes: tuple[str, ...]
+    molecules: dict[str, int]
+    bad_rows: tuple[tuple[int, str, str], ...]
+    versions: dict[str, str]
+    device: str
+    sha256: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Scalers:
+    """Scales fitted on training rows; `descriptors` is None where the recipe has none."""
+
+    target: Standardizer
+    descriptors: Standardizer | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        joined = self.descriptors.to_dict() if self.descriptors else None
+        return {"target": self.target.to_dict(), "descriptors": joined}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Scalers:
+        """What `to_dict` gave."""
+        joined = data["descriptors"]
+        return cls(
+            Standardizer.from_dict(data["target"]),
+            Standardizer.from_dict(joined) if joined else None,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with all it needs to predict.
+
+    `run.predict(["CCO"])` gives a DataFrame in the user's units; `run.scores` the scores on the
+    test and validation rows; `run.folder` is where everything lies.
+    """
+
+    folder: Path
+    info: RunInfo
+    recipe: Recipe
+    scalers: Scalers
+    device: torch.device
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "auto") -> Run:
+        """Open a run folder, checking every file it lists against its checksum."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise RunError(f"there is no run folder {folder}")
+        info = _read_info(folder)
+        for name, digest in info.sha256.items():
+            _check_file(folder / name, digest)
+        recipe = Recipe.load(existing(folder / "recipe.toml"))
+        scalers = read_json(folder / "scalers.json")
+        return cls(folder, info, recipe, Scalers.from_dict(scalers), pick_device(device))
+
+    @property
+    def members(self) -> list[Path]:
+        """Folders of the models that have weights."""
+        return sorted(path.parent for path in self.folder.glob(f"member-*/{WEIGHTS}"))
+
+    @cached_property
+    def models(self) -> list[nn.Module]:
+        """The ensemble, in evaluation mode on `device`."""
+        if not self.members:
+            raise RunError(f"{self.folder} has no trained model yet; go on with --resume")
+        return [self._load_model(member / WEIGHTS) for member in self.members]
+
+    def _load_model(self, path: Path) -> nn.Module:
+        model = build_model(self.recipe, self.info)
+        model.load_state_dict(load_state(path)["model"])
+        return model.to(self.device).eval()
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """`scores.json`: part -> metric -> {mean, tasks, excluded}."""
+        return read_json(self.folder / "scores.json")
+
+    def columns(self) -> list[str]:
+        """Names of the prediction columns, a unit in brackets where one is known."""
+        units = self.info.units
+        if self.info.kind == "binary":
+            units = ("probability",) * len(self.info.tasks)
+        return [
+            f"{task} [{unit}]" if unit else task
+            for task, unit in zip(self.info.tasks, units, strict=True)
+        ]
+
+    def predict(self, smiles: Iterable[str]) -> pd.DataFrame:
+        """Predictions in the user's units: one row per input, in order.
+
+        Columns: `smiles`; one per task (value, probability or class, see `columns`); with
+        several classes `<task> p(<class>)`; with an ensemble `<column> std`; `error`, which says
+        why a row has no prediction and is empty elsewhere.
+        """
+        import pandas as pd
+
+        if isinstance(smiles, str):
+            raise TypeError("predict takes a list of SMILES; for one molecule write [smiles]")
+        frames = [self._predict_chunk(chunk) for chunk in _chunks(smiles, CHUNK)]
+        return pd.concat(frames, ignore_index=True) if frames else self._predict_chunk([])
+
+    def predict_mols(self, mols: Sequence[Mol]) -> tuple[np.ndarray, np.ndarray]:
+        """(mean, std) over the ensemble in user units: (N, T), for classes (N, T, C)."""
+        return self.predict_packed(featurize(mols, self.recipe.data, self.scalers))
+
+    def predict_packed(self, packed: PackedMolecules) -> tuple[np.ndarray, np.ndarray]:
+        """`predict_mols` for molecules that are packed as the recipe's model reads them."""
+        outputs = (infer(model, packed, self.recipe) for model in self.models)
+        each = np.stack([to_user(z, self.info, self.scalers) for z in outputs])
+        return each.mean(axis=0), each.std(axis=0)
+
+    def evaluate(self, table: MoleculeTable) -> dict[str, Any]:
+        """Every metric on a table of measured molecules; unreadable rows are counted."""
+        choices = self.recipe.data
+        parsed = molecules.parse_many(
+            table.smiles, salts=choices.salts, charges=choices.charges
+        )
+        if not parsed.mols:
+            raise RunError(f"none of the {len(table)} molecules of {table.source} can be read")
+        mean, _ = self.predict_mols(parsed.mols)
+        found = score_all(self.info.kind, table.y[parsed.index], mean, self.info.tasks)
+        return {"molecules": len(parsed.mols), "unreadable": len(parsed.errors), "scores": found}
+
+    def _predict_chunk(self, smiles: list[str]) -> pd.DataFrame:
+        import pandas as pd
+
+        choices = self.recipe.data
+        parsed = molecules.parse_many(smiles, salts=choices.salts, charges=choices.charges)
+        error = np.full(len(smiles), "", dtype=object)
+        for position, fault in zip(_others(len(smiles), parsed.index), parsed.errors, strict=True):
+            error[position] = fault.reason
+        frame = pd.DataFrame({"smiles": smiles})
+        values = self.predict_mols(parsed.mols) if parsed.mols else self._nothing()
+        for name, column in self._columns(*values).items():
+            full = np.full(len(smiles), None if column.dtype == object else np.nan, column.dtype)
+            full[parsed.index] = column
+            frame[name] = full
+        frame["error"] = error
+        return frame
+
+    def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
+        shape = (0, len(self.info.tasks), len(self.info.classes))
+        return (np.empty(shape if self.info.classes else shape[:2]),) * 2
+
+    def _columns(self, mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
+        """Output columns of the molecules that could be read."""
+        out: dict[str, np.ndarray] = {}
+        for t, column in enumerate(self.columns()):
+            if self.info.classes:
+                names = np.array(self.info.classes, dtype=object)
+                out[column] = names[mean[:, t].argmax(axis=-1)]
+                for c, name in enumerate(names):
+                    out[f"{column} p({name})"] = mean[:, t, c]
+            else:
+                out[column] = mean[:, t]
+            if len(self.members) > 1:
+                spread = std[:, t].max(axis=-1) if self.info.classes else std[:, t]
+                out[f"{column} std"] = spread
+        return out
+
+
+def to_user(outputs: Tensor, info: RunInfo, scalers: Scalers) -> np.ndarray:
+    """Model space (N, O) to user units: values, probabilities (N, T), or classes (N, T, C)."""
+    outputs = outputs.double()
+    if info.kind == "regression":
+        return scalers.target.inverse(outputs.numpy())
+    if info.kind == "binary":
+        return torch.sigmoid(outputs).numpy()
+    return torch.softmax(outputs.unflatten(-1, (len(info.tasks), -1)), dim=-1).numpy()
+
+
+def output_size(info: RunInfo) -> int:
+    """Outputs of the model: one per task, or one per task and class."""
+    return len(info.tasks) * max(1, len(info.classes))
+
+
+def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
+    """The recipe's model with fresh weights from torch's random state."""
+    kind = molecules.FEATURIZERS[recipe.data.featurizer]
+    config = recipe.model.model_dump(exclude={"name"})
+    joined = len(molecules.DESCRIPTORS) if recipe.data.descriptors else 0
+    model = MODELS[recipe.model.name]
+    outputs = output_size(info)
+    return model(kind.atom_size, kind.bond_size, outputs, descriptor_size=joined, **config)
+
+
+def featurize(
+    mols: Sequence[Mol], choices: DataConfig, scalers: Scalers, y: np.ndarray | None = None
+) -> PackedMolecules:
+    """Molecules as the recipe's model reads them, descriptors scaled, `y` as given."""
+    packed = PackedMolecules.from_mols(mols, choices.featurizer, y)
+    if scalers.descriptors is None:
+        return packed
+    scaled = scaling.scale_descriptors(scalers.descriptors, descriptor_matrix(mols))
+    return replace(packed, descriptors=torch.from_numpy(scaled))
+
+
+def descriptor_matrix(mols: Iterable[Mol]) -> np.ndarray:
+    """(N, P) float64 RDKit descriptors, unscaled."""
+    return np.stack([molecules.descriptors(mol) for mol in mols])
+
+
+@torch.inference_mode()
+def infer(
+    model: nn.Module, packed: PackedMolecules, recipe: Recipe, index: np.ndarray | None = None
+) -> Tensor:
+    """(N, O) float32 outputs in model space, on the CPU, for the molecules `index`, else all."""
+    device = next(model.parameters()).device
+    packed, training = packed.to(device), recipe.training
+    index = np.arange(len(packed)) if index is None else index
+    sizes = packed.sizes.cpu().numpy()[index]
+    batches = evaluation_batches(sizes, training.batch_size, max_pairs=training.max_pairs)
+    model.eval()
+    with autocast(device, training.precision):
+        parts = [model(packed.batch(index[chosen])) for chosen in batches]
+    outputs = torch.cat(parts).float().cpu()
+    return outputs[np.argsort(np.concatenate(batches))]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bfloat16 autocast, or nothing for float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def score_all(
+    kind: Kind, y: np.ndarray, prediction: np.ndarray, tasks: Sequence[str]
+) -> dict[str, Any]:
+    """Every metric that serves the kind: name -> {mean, tasks, excluded}."""
+    out = {}
+    for name, metric in metrics.METRICS.items():
+        if kind in metric.kinds:
+            found = metrics.score(name, y, prediction, tasks)
+            out[name] = {
+                "mean": found.mean, "tasks": found.per_task, "excluded": list(found.excluded)
+            }
+    return out
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA, then MPS, then the CPU; any other name is torch's."""
+    if name != "auto":
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device {name!r} cannot be used: {reason}") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def provenance() -> dict[str, str]:
+    """Versions that a result may depend on."""
+    packages = ("molsam", "torch", "rdkit", "dgl", "dgllife", "numpy", "scikit-learn")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def _read_info(folder: Path) -> RunInfo:
+    try:
+        return RunInfo.model_validate(read_json(folder / "run.json"))
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise RunError(f"{folder / 'run.json'} is not a run of this version: {place}") from error
+
+
+def _check_file(path: Path, digest: str) -> None:
+    if sha256(existing(path)) != digest:
+        raise RunError(f"{path} was changed or cut short after training; copy the run again")
+
+
+def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def _others(count: int, index: np.ndarray) -> np.ndarray:
+    return np.setdiff1d(np.arange(count), index)

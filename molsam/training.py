@@ -1,0 +1,286 @@
+"""`fit(recipe, data) -> Run`: the map of the package, one room a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from . import baselines, datasets, molecules, report, runs, splits
+from .batches import PackedMolecules
+from .datasets import Kind, MoleculeTable
+from .epochs import Listener, Trainer
+from .files import RunError, read_json, sha256, write_atomic, write_json
+from .molecules import InvalidMolecule
+from .recipes import DataConfig, Recipe
+from .runs import WEIGHTS, Run, RunInfo, Scalers
+from .scaling import Standardizer, fit_descriptors
+from .splits import PARTS, Split
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+
+def fit(
+    recipe: Recipe | str | Path,
+    data: MoleculeTable | str | Path,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    baseline: bool = False,
+    progress: Listener | None = None,
+) -> Run:
+    """Train `recipe` on `data` and leave a run folder.
+
+    Parameters
+    ----------
+    recipe : a `Recipe`, the name of a shipped one, or a TOML file.
+    data : a `MoleculeTable`, the name of a MoleculeNet task, or a file.
+    out : the run folder, new or empty; `runs/<name>-<n>` if not given.
+    seed : decides split, weights, order and dropout; same seed, same run on the CPU.
+    device : `auto` (CUDA, then MPS, then the CPU) or a torch device.
+    resume : go on with the run in `out`, if it holds one.
+    baseline : also score a random forest on the same rows.
+    progress : called after every step.
+
+    Raises
+    ------
+    ValueError : bad data, recipe, split or run folder, in one sentence that says what to try.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    table = data if isinstance(data, MoleculeTable) else load_table(recipe, data)
+    folder = open_folder(out, table.source, resume)
+    prepared = prepare(table, recipe.data, seed)
+    scalers = fit_scalers(prepared, recipe.data)
+    run = start_run(folder, recipe, table, prepared, scalers, seed, device)
+    if run.info.status == "finished":
+        return run
+    labels = scalers.target.transform(prepared.table.y)
+    packed = runs.featurize(prepared.mols, recipe.data, scalers, labels)
+    trainer = Trainer(run, packed, prepared.split, progress)
+    for member in range(recipe.training.members):
+        trainer.train(member)
+    finish_run(run, packed, prepared, baseline)
+    return Run.load(folder, device=device)
+
+
+def fit_repeats(
+    recipe: Recipe,
+    data: MoleculeTable,
+    repeats: int,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    **choices: Any,
+) -> list[Run]:
+    """`fit` with the seeds `seed` ... `seed + repeats - 1`, each its own split and weights.
+
+    Folders `out/seed-<s>`. One that is finished is read, not trained again, so that the same call
+    goes on where it stopped. `choices` are those of `fit`.
+    """
+    folder = open_folder(out, data.source, resume=True)
+    request = {"source": data.source, "digest": data.digest(), "kind": data.kind}
+    request |= {"repeats": repeats, "seed": seed}
+    if (folder / "repeats.json").is_file() and read_json(folder / "repeats.json") != request:
+        raise RunError(f"{folder} holds other repeats; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "recipe.toml", recipe.to_toml().encode())
+    write_json(folder / "repeats.json", request)
+    return [
+        fit(recipe, data, out=folder / f"seed-{s}", seed=s, resume=True, **choices)
+        for s in range(seed, seed + repeats)
+    ]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table behind the door: what could be read, how it is split, and what could not."""
+
+    table: MoleculeTable
+    mols: list[Mol]
+    split: Split
+    bad: list[InvalidMolecule]
+
+
+def load_table(
+    recipe: Recipe, data: str | Path, *, kind: Kind | None = None, **where: Any
+) -> MoleculeTable:
+    """The table `data` with the columns that the recipe names; `where` goes to `datasets.load`."""
+    choices = recipe.data
+    return datasets.load(
+        data,
+        smiles=choices.smiles_column,
+        targets=choices.targets or None,
+        split_column=choices.split_column,
+        kind=kind,
+        **where,
+    )
+
+
+def open_folder(out: str | Path | None, source: str, resume: bool) -> Path:
+    """The run folder: the one asked for, or the next free `runs/<name>-<n>`."""
+    if out is None:
+        stem = Path(source).name.split(".")[0] or "run"
+        return next(f for n in range(1, 10**6) if not (f := Path("runs") / f"{stem}-{n}").exists())
+    folder = Path(out)
+    if folder.is_file():
+        raise RunError(f"{folder} is a file; --out names a folder")
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty; choose another --out, or go on with --resume")
+    return folder
+
+
+def prepare(table: MoleculeTable, choices: DataConfig, seed: int) -> Prepared:
+    """Parse every molecule, keep the faults with their rows, split what can be read."""
+    parsed = molecules.parse_many(table.smiles, salts=choices.salts, charges=choices.charges)
+    bad = [
+        InvalidMolecule(fault.smiles, int(table.rows[fault.row - 1]), fault.reason)
+        for fault in parsed.errors
+    ]
+    if not parsed.mols:
+        raise datasets.DataError(
+            f"none of the {len(table)} rows of {table.source} can be read; the first: {bad[0]}"
+        )
+    good = table.take(parsed.index)
+    split = make_split(good, parsed.mols, choices, seed)
+    return Prepared(good, parsed.mols, split, bad)
+
+
+def make_split(
+    table: MoleculeTable, mols: Sequence[Mol], choices: DataConfig, seed: int
+) -> Split:
+    """The recipe's split of the readable molecules, as positions in `mols`."""
+    if choices.split == "file":
+        return _split_from_file(table, Path(choices.split_file or ""))
+    if choices.split == "k_fold":
+        folds = splits.k_fold(len(mols), choices.folds, choices.split_seed or 0)
+        return folds[seed % choices.folds]
+    by_scaffold = "scaffold" in choices.split
+    fixed = choices.split == "paper"  # its one split is part of the protocol
+    return splits.make(
+        choices.split,
+        n=len(mols),
+        y=table.y,
+        scaffolds=[molecules.scaffold(mol) for mol in mols] if by_scaffold else None,
+        column=table.folds,
+        seed=choices.split_seed if fixed or choices.split_seed is not None else seed,
+        fractions=choices.fractions,
+    )
+
+
+def _split_from_file(table: MoleculeTable, path: Path) -> Split:
+    """A saved split, whose positions count all rows of the table, over the readable ones."""
+    if not path.is_file():
+        raise splits.SplitError(f"there is no split file {path}")
+    saved = splits.from_json(path)
+    rows = table.rows - 1
+    saved.check(int(rows.max()) + 1)
+    return Split(*(np.flatnonzero(np.isin(rows, getattr(saved, part))) for part in PARTS))
+
+
+def fit_scalers(prepared: Prepared, choices: DataConfig) -> Scalers:
+    """Target and descriptor scales, from training rows only."""
+    table, train = prepared.table, prepared.split.train
+    empty = np.isnan(table.y[train]).all(axis=0)
+    if empty.any():
+        raise datasets.DataError(
+            f"{table.source}: no training row has a label for "
+            f"{', '.join(np.array(table.tasks)[empty])}; leave the target out, or choose another "
+            "split or seed"
+        )
+    regression = table.kind == "regression"
+    target = (
+        Standardizer.fit(table.y[train]) if regression else Standardizer.identity(len(table.tasks))
+    )
+    if not choices.descriptors:
+        return Scalers(target, None)
+    rows = runs.descriptor_matrix(prepared.mols[i] for i in train)
+    return Scalers(target, fit_descriptors(rows))
+
+
+def start_run(
+    folder: Path,
+    recipe: Recipe,
+    table: MoleculeTable,
+    prepared: Prepared,
+    scalers: Scalers,
+    seed: int,
+    device: str,
+) -> Run:
+    """Make the run folder; or open the one that is there, after checking that nothing differs."""
+    chosen = runs.pick_device(device)
+    parts = {part: getattr(prepared.split, part) for part in PARTS}
+    counts = {"rows": len(table), "unreadable": len(prepared.bad)}
+    info = RunInfo(
+        status="training",
+        source=table.source,
+        digest=table.digest(),
+        seed=seed,
+        kind=table.kind,
+        tasks=table.tasks,
+        units=table.units,
+        classes=table.classes,
+        molecules=counts | {part: len(index) for part, index in parts.items()},
+        bad_rows=tuple((e.row or 0, e.smiles, e.reason) for e in prepared.bad),
+        versions=runs.provenance(),
+        device=device_name(chosen),
+    )
+    if (folder / "run.json").is_file():
+        run = Run.load(folder, device=device)
+        check_same(run, recipe, info)
+        return run
+    rows = {part: (prepared.table.rows[index] - 1).tolist() for part, index in parts.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "split.json", rows)
+    write_json(folder / "scalers.json", scalers.to_dict())
+    write_atomic(folder / "recipe.toml", recipe.to_toml().encode())
+    write_json(folder / "run.json", info.model_dump())
+    return Run(folder, info, recipe, scalers, chosen)
+
+
+def check_same(run: Run, recipe: Recipe, info: RunInfo) -> None:
+    """Refuse to go on with other data, another recipe or another seed."""
+    same = {
+        "data": run.info.digest == info.digest,
+        "seed": run.info.seed == info.seed,
+        "recipe": run.recipe == recipe,
+    }
+    if not all(same.values()):
+        other = " and ".join(name for name, equal in same.items() if not equal)
+        raise RunError(f"{run.folder} was started with another {other}; choose another --out")
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu (2 threads)`, or the accelerator's own name."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
+def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared, baseline: bool) -> None:
+    """Score, draw, and seal the folder with checksums."""
+    table, split, info = prepared.table, prepared.split, run.info
+    mean, _ = run.predict_packed(packed)
+    scores = {
+        part: runs.score_all(info.kind, table.y[index], mean[index], info.tasks)
+        for part, index in (("valid", split.valid), ("test", split.test))
+    }
+    if baseline:
+        forest = baselines.random_forest(
+            prepared.mols, table.y, info.kind, split.train, seed=info.seed
+        )[split.test]
+        found = runs.score_all(info.kind, table.y[split.test], forest, info.tasks)
+        scores["random forest, test"] = found
+    write_json(run.folder / "scores.json", scores)
+    report.write_predictions(run, table.take(split.test), mean[split.test])
+    report.draw(run, table.y[split.test], mean[split.test])
+    names = ["recipe.toml", "split.json", "scalers.json", "scores.json"]
+    names += [str((m / WEIGHTS).relative_to(run.folder)) for m in run.members]
+    sealed = {"status": "finished", "sha256": {n: sha256(run.folder / n) for n in names}}
+    write_json(run.folder / "run.json", info.model_copy(update=sealed).model_dump())
