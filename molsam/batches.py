@@ -29,7 +29,7 @@ UNREACHABLE = -1
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model reads. Shapes: B molecules, A atoms in all, V atoms in the largest, K bond kinds.
+    """What a model reads: B molecules, A atoms in all, V in the largest, K kinds of bonds.
 
     Attributes
     ----------

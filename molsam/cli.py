@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
-    from .datasets import MoleculeTable
+    from .datasets import CheckReport, MoleculeTable
     from .recipes import Recipe
     from .runs import Run
 
@@ -40,9 +40,7 @@ err = Console(stderr=True, highlight=False)
 SHOWN = 5
 ROWS = 50
 
-DataDir = Annotated[
-    Path | None, typer.Option(help="Folder with copies of the MoleculeNet files.")
-]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with copies of the MoleculeNet files.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 
@@ -217,7 +215,7 @@ def data_list() -> None:
     table = Table("name", "molecules", "targets", "kind", "metric", "split", "about", box=None)
     for name, task in TASKS.items():
         table.add_row(
-            name, f"{task.size:,}", str(len(task.targets)), task.kind, task.metric, task.split,
+            name, f"{task.size:,}", str(task.columns), task.kind, task.metric, task.split,
             task.title,
         )  # fmt: skip
     out.print(table)
@@ -247,7 +245,10 @@ def data_check(
     """Count what would trouble training: bad rows, duplicates, conflicts, salts, labels."""
     from . import datasets
 
-    table = datasets.load(file, data_dir=data_dir, smiles=smiles, targets=target)
+    if file in datasets.TASKS:
+        table = datasets.load(file, data_dir=data_dir, smiles=smiles, targets=target)
+    else:
+        table = datasets.read_table(file, smiles=smiles, targets=target)
     _say_check(datasets.check(table))
 
 
@@ -299,14 +300,10 @@ def _load(recipe: Recipe, source: str, data_dir: Path | None, kind: Any = None) 
     from . import training
 
     with _download_bar(source) as progress:
-        return training.load_table(
-            recipe, source, kind=kind, data_dir=data_dir, progress=progress
-        )
+        return training.load_table(recipe, source, kind=kind, data_dir=data_dir, progress=progress)
 
 
-def _resumed(
-    folder: Path, data_dir: Path | None
-) -> tuple[Recipe, MoleculeTable, dict[str, Any]]:
+def _resumed(folder: Path, data_dir: Path | None) -> tuple[Recipe, MoleculeTable, dict[str, Any]]:
     """Recipe, data and request of a run, or of a folder of repeats."""
     from .files import RunError, read_json
     from .recipes import Recipe
@@ -351,9 +348,12 @@ def _progress_bar() -> Iterator[Any]:
         yield _progress_line
         return
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[at]}"),
-        TimeRemainingColumn(), console=err,
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[at]}"),
+        TimeRemainingColumn(),
+        console=err,
+    )
     with bar:
         row = bar.add_task("training", total=None, at="")
         yield lambda p: bar.update(
@@ -377,9 +377,7 @@ def _where(p: Any) -> str:
 
 
 def _how(p: Any) -> str:
-    return (
-        f"loss {p.loss:.3f}  {p.metric} {p.score:.3f}  {p.molecules_per_second:,.0f} molecules/s"
-    )
+    return f"loss {p.loss:.3f}  {p.metric} {p.score:.3f}  {p.molecules_per_second:,.0f} molecules/s"
 
 
 @contextmanager
@@ -418,6 +416,39 @@ def _say_bad_rows(run: Run) -> None:
         err.print(f"  and {len(bad) - SHOWN} more, in {escape(str(run.folder / 'run.json'))}")
 
 
+def _say_check(report: CheckReport) -> None:
+    low, high = report.atoms
+    groups = {
+        "the same molecule": report.duplicates,
+        "of these with other labels": report.conflicts,
+    }
+    out.print(f"{escape(report.source)}: {report.rows:,} rows, {low} to {high} heavy atoms")
+    out.print(f"unreadable: {len(report.unreadable):,} rows")
+    for fault in report.unreadable[:SHOWN]:
+        out.print(f"  {escape(str(fault))}", soft_wrap=True)
+    out.print(f"salts and mixtures: {len(report.salts):,} rows{_rows(report.salts)}")
+    for what, found in groups.items():
+        first = "".join(f"\n  rows {', '.join(map(str, rows))}" for rows in found[:SHOWN])
+        out.print(f"{what}: {len(found):,} groups of rows{first}", soft_wrap=True)
+    table = Table("target", "known", "missing", "lowest", "highest", "counts", box=None)
+    for label in report.labels:
+        counts = ", ".join(f"{name}: {count:,}" for name, count in label.counts.items())
+        table.add_row(
+            escape(label.task),
+            f"{label.known:,}",
+            f"{label.missing:,}",
+            f"{label.low:g}",
+            f"{label.high:g}",
+            escape(counts),
+        )
+    out.print(table)
+
+
+def _rows(rows: Sequence[int]) -> str:
+    shown = ", ".join(map(str, rows[:SHOWN])) + (", ..." if len(rows) > SHOWN else "")
+    return f" (row {shown})" if rows else ""
+
+
 def _say_scores(done: list[Run]) -> None:
     """Test scores of one run, or mean and standard deviation over repeats."""
     parts = {"validation": "valid", "test": "test", "random forest, test": "random forest, test"}
@@ -431,7 +462,9 @@ def _say_scores(done: list[Run]) -> None:
     if len(done) > 1:
         seeds = f"{done[0].info.seed} to {done[-1].info.seed}"
         out.print(f"mean ± standard deviation over {len(done)} runs, seeds {seeds}")
-    excluded = sorted({task for metric in scores[0]["test"].values() for task in metric["excluded"]})
+    excluded = sorted(
+        {task for metric in scores[0]["test"].values() for task in metric["excluded"]}
+    )
     if excluded:
         out.print(f"without {escape(', '.join(excluded))}: one class only in the test rows")
 
@@ -474,7 +507,9 @@ def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]
     try:
         with opener(partial, "wt", encoding="utf-8", newline="") as file:
             for frame in frames:
-                frame.to_csv(file, sep=separator, index=False, header=rows == 0, float_format="%.6g")
+                frame.to_csv(
+                    file, sep=separator, index=False, header=rows == 0, float_format="%.6g"
+                )
                 rows += len(frame)
                 bad += int((frame.iloc[:, -1] != "").sum())
         os.replace(partial, path)

@@ -6,7 +6,8 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -128,17 +129,17 @@ class Trainer:
 
     def _epochs(self, member: Member, folder: Path) -> None:
         saved = -math.inf
-        while member.epoch < self.settings.epochs and not self._out_of_patience(member):
-            torch.manual_seed(derive_seed(self.run.info.seed, member.number, member.epoch + 1))
-            row = self._epoch(member)
-            row |= self._validate(member)
-            member.history.append(row)
-            member.epoch += 1
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save_state(folder / CHECKPOINT, member.state())
-                save_weights(folder, member)
-                saved = time.monotonic()
-            write_history(folder, member.history)
+        with tensorboard(folder, member.epoch) as add_to_tensorboard:
+            while member.epoch < self.settings.epochs and not self._out_of_patience(member):
+                torch.manual_seed(derive_seed(self.run.info.seed, member.number, member.epoch + 1))
+                member.history.append(self._epoch(member) | self._validate(member))
+                member.epoch += 1
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    save_state(folder / CHECKPOINT, member.state())
+                    save_weights(folder, member)
+                    saved = time.monotonic()
+                write_history(folder, member.history)
+                add_to_tensorboard(member.history[-1])
 
     def _out_of_patience(self, member: Member) -> bool:
         patience = self.settings.patience
@@ -262,16 +263,18 @@ def pick_metric(run: Run) -> str:
     return name
 
 
-def pick_loss(run: Run, packed: PackedMolecules, split: Split) -> losses.Loss:
+def pick_loss(
+    run: Run, packed: PackedMolecules, split: Split
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The recipe's loss, or the usual one of the kind; weighted by class where asked."""
     kind, settings = run.info.kind, run.recipe.training
-    served = losses.LOSSES[kind]
-    name = settings.loss or next(iter(served))
+    served = [name for name, its in losses.KINDS.items() if its == kind]
+    name = settings.loss or losses.default_loss(kind)
     if name not in served:
         raise TrainingError(
             f"training.loss {name!r} does not serve {kind} targets; use {', '.join(served)}"
         )
-    loss = served[name]
+    loss = losses.LOSSES[name]
     y = packed.y[split.train]
     if settings.class_weights and kind == "binary":
         weights = losses.positive_weights(y, ~torch.isnan(y)).to(run.device)
@@ -292,24 +295,32 @@ def save_weights(folder: Path, member: Member) -> None:
 
 
 def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
-    """`history.csv`, one row an epoch; TensorBoard's event files too where it is installed."""
+    """`history.csv`, one row an epoch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     write_atomic(folder / "history.csv", text.getvalue().encode())
-    if find_spec("tensorboard"):
-        write_tensorboard(folder / "tensorboard", history[-1:])
 
 
-def write_tensorboard(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Scalars of the history, one step an epoch."""
+@contextmanager
+def tensorboard(folder: Path, epoch: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that adds a row of the history to TensorBoard's files, where it is installed.
+
+    What an interrupted run wrote from `epoch` on is marked as replaced.
+    """
+    if find_spec("tensorboard") is None:
+        yield lambda row: None
+        return
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:
-        for row in rows:
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1) as writer:
+
+        def add(row: dict[str, Any]) -> None:
             for name in row.keys() - {"epoch", "best"}:
                 writer.add_scalar(name, row[name], row["epoch"])
+
+        yield add
 
 
 def derive_seed(*path: int) -> int:

@@ -56,7 +56,7 @@ def load_state(path: Path) -> Any:
         if isinstance(error, RunError):
             raise
         raise RunError(
-            f"{path} is damaged or is not a file of this run ({error}); copy it again, or train anew"
+            f"{path} is damaged or not a file of a run ({error}); copy it again, or train anew"
         ) from error
 
 

@@ -45,12 +45,16 @@ class Section(BaseModel):
 class DataConfig(Section):
     """How a table becomes molecules, features and parts."""
 
-    smiles_column: str | None = Field(None, description="guessed from usual names if absent")
-    targets: tuple[str, ...] = Field((), description="all numeric columns if empty")
+    smiles_column: str | None = Field(
+        default=None, description="guessed from usual names if absent"
+    )
+    targets: tuple[str, ...] = Field(default=(), description="all numeric columns if empty")
     salts: Salts = "keep"
     charges: Charges = "keep"
     featurizer: Literal["canonical", "attentivefp", "weave", "pagtn", "compt"] = "compt"
-    descriptors: bool = Field(True, description="join RDKit's 2D descriptors at the readout")
+    descriptors: bool = Field(
+        default=True, description="join RDKit's 2D descriptors at the readout"
+    )
     split: Literal[
         "random",
         "paper",
@@ -61,15 +65,15 @@ class DataConfig(Section):
         "column",
         "file",
     ] = "random"
-    split_seed: int | None = Field(None, ge=0, description="the run's seed if absent")
-    split_column: str | None = Field(None, description="for split = 'column'")
-    split_file: str | None = Field(None, description="JSON, for split = 'file'")
-    folds: int = Field(5, ge=3, description="for split = 'k_fold'; run seed s takes fold s")
+    split_seed: int | None = Field(default=None, ge=0, description="the run's seed if absent")
+    split_column: str | None = Field(default=None, description="for split = 'column'")
+    split_file: str | None = Field(default=None, description="JSON, for split = 'file'")
+    folds: int = Field(default=5, ge=3, description="for split = 'k_fold'; run seed s takes fold s")
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
-        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise ValueError(f"fractions {self.fractions} must be positive and sum to 1")
         for kind in ("column", "file"):
             if (self.split == kind) != (getattr(self, f"split_{kind}") is not None):
@@ -80,18 +84,20 @@ class DataConfig(Section):
 class OptimizerConfig(Section):
     """A base optimizer, and the sharpness-aware policy around it. Letters are the paper's."""
 
-    name: Literal["graphsam", "sam", "none"] = Field("graphsam", description="none: the base alone")
+    name: Literal["graphsam", "sam", "none"] = Field(
+        default="graphsam", description="none: the base alone"
+    )
     base: Literal["adamw", "adam"] = "adamw"
-    lr: float = Field(5e-4, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    rho: float = Field(0.01, ge=0, description="radius of the perturbation")
-    beta: float = Field(0.9, ge=0, lt=1, description="smoothing of the moving average")
+    lr: float = Field(default=5e-4, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    rho: float = Field(default=0.01, ge=0, description="radius of the perturbation")
+    beta: float = Field(default=0.9, ge=0, lt=1, description="smoothing of the moving average")
     reuse_interval: int | Literal["epoch"] = Field(
-        "epoch", description="steps from anchor to anchor, or one anchor an epoch"
+        default="epoch", description="steps from anchor to anchor, or one anchor an epoch"
     )
     normalize_anchor: bool = True
-    gamma: float = Field(1.0, gt=0, le=1, description="decay of rho")
-    rho_epochs: int = Field(1, ge=1, description="lambda: epochs between decays of rho")
+    gamma: float = Field(default=1.0, gt=0, le=1, description="decay of rho")
+    rho_epochs: int = Field(default=1, ge=1, description="lambda: epochs between decays of rho")
 
     def rho_schedule(self, optimizer: Optimizer) -> RhoSchedule | None:
         """Eq. 4 of the paper for `optimizer`; None for a base optimizer, which has no radius."""
@@ -119,19 +125,25 @@ class OptimizerConfig(Section):
 class TrainingConfig(Section):
     """How long, how fast, and what counts as better."""
 
-    epochs: int = Field(50, ge=1)
-    batch_size: int = Field(32, ge=1)
-    max_pairs: int = Field(1_000_000, ge=1, description="padded atom pairs a batch may hold")
-    schedule: Literal["constant", "noam", "one_cycle", "cosine"] = "one_cycle"
-    warmup: float = Field(0.3, ge=0, le=1, description="share of training that warms up")
-    clip_norm: float | None = Field(None, gt=0)
-    patience: int | None = Field(None, ge=1, description="epochs without a better validation score")
-    loss: Literal["mse", "mae", "huber", "bce", "cross_entropy"] | None = Field(
-        None, description="mse, bce or cross_entropy by the kind of the targets if absent"
+    epochs: int = Field(default=50, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    max_pairs: int = Field(
+        default=1_000_000, ge=1, description="padded atom pairs a batch may hold"
     )
-    class_weights: bool = Field(False, description="weight positives by negatives / positives")
-    metric: str | None = Field(None, description="what validation selects by")
-    members: int = Field(1, ge=1, description="models in the ensemble")
+    schedule: Literal["constant", "noam", "one_cycle", "cosine"] = "one_cycle"
+    warmup: float = Field(default=0.3, ge=0, le=1, description="share of training that warms up")
+    clip_norm: float | None = Field(default=None, gt=0)
+    patience: int | None = Field(
+        default=None, ge=1, description="epochs without a better validation score"
+    )
+    loss: Literal["mse", "mae", "huber", "bce", "cross_entropy"] | None = Field(
+        default=None, description="mse, bce or cross_entropy by the kind of the targets if absent"
+    )
+    class_weights: bool = Field(
+        default=False, description="weight positives by negatives / positives"
+    )
+    metric: str | None = Field(default=None, description="what validation selects by")
+    members: int = Field(default=1, ge=1, description="models in the ensemble")
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -143,7 +155,7 @@ class Recipe(Section):
     new one.
     """
 
-    task: str | None = Field(None, description="data set this recipe was made for")
+    task: str | None = Field(default=None, description="data set this recipe was made for")
     model: ModelConfig = CoMPTConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()

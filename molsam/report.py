@@ -54,7 +54,8 @@ def learning_curve(run: Run) -> Figure:
     for history in histories:
         left.plot(history["epoch"], history["loss"], color=BLUE)
         left.plot(history["epoch"], history["valid_loss"], color=ORANGE)
-        score = next(name for name in history if name.startswith("valid_") and name != "valid_loss")
+        names = history.columns.drop("valid_loss").astype(str)
+        score = next(name for name in names if name.startswith("valid_"))
         right.plot(history["epoch"], history[score], color=ORANGE)
         chosen = history[history["best"]].tail(1)
         right.plot(chosen["epoch"], chosen[score], "o", color=ORANGE)

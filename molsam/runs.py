@@ -176,9 +176,7 @@ class Run:
     def evaluate(self, table: MoleculeTable) -> dict[str, Any]:
         """Every metric on a table of measured molecules; unreadable rows are counted."""
         choices = self.recipe.data
-        parsed = molecules.parse_many(
-            table.smiles, salts=choices.salts, charges=choices.charges
-        )
+        parsed = molecules.parse_many(table.smiles, salts=choices.salts, charges=choices.charges)
         if not parsed.mols:
             raise RunError(f"none of the {len(table)} molecules of {table.source} can be read")
         mean, _ = self.predict_mols(parsed.mols)
@@ -204,7 +202,8 @@ class Run:
 
     def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
         shape = (0, len(self.info.tasks), len(self.info.classes))
-        return (np.empty(shape if self.info.classes else shape[:2]),) * 2
+        empty = np.empty(shape if self.info.classes else shape[:2])
+        return empty, empty
 
     def _columns(self, mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
         """Output columns of the molecules that could be read."""
@@ -295,7 +294,9 @@ def score_all(
         if kind in metric.kinds:
             found = metrics.score(name, y, prediction, tasks)
             out[name] = {
-                "mean": found.mean, "tasks": found.per_task, "excluded": list(found.excluded)
+                "mean": found.mean,
+                "tasks": found.per_task,
+                "excluded": list(found.excluded),
             }
     return out
 

@@ -25,7 +25,8 @@ class Standardizer:
     @classmethod
     def fit(cls, x: np.ndarray) -> Standardizer:
         """Mean and standard deviation of each column of `x` (N, T), NaN left out."""
-        return cls.of(np.nanmean(x, axis=0, dtype=np.float64), np.nanstd(x, 0, dtype=np.float64))
+        x = np.asarray(x, dtype=np.float64)
+        return cls.of(np.asarray(np.nanmean(x, axis=0)), np.asarray(np.nanstd(x, axis=0)))
 
     @classmethod
     def identity(cls, columns: int) -> Standardizer:

@@ -140,8 +140,8 @@ def prepare(table: MoleculeTable, choices: DataConfig, seed: int) -> Prepared:
     """Parse every molecule, keep the faults with their rows, split what can be read."""
     parsed = molecules.parse_many(table.smiles, salts=choices.salts, charges=choices.charges)
     bad = [
-        InvalidMolecule(fault.smiles, int(table.rows[fault.row - 1]), fault.reason)
-        for fault in parsed.errors
+        InvalidMolecule(fault.smiles, int(row), fault.reason)
+        for row, fault in zip(np.delete(table.rows, parsed.index), parsed.errors, strict=True)
     ]
     if not parsed.mols:
         raise datasets.DataError(
@@ -152,9 +152,7 @@ def prepare(table: MoleculeTable, choices: DataConfig, seed: int) -> Prepared:
     return Prepared(good, parsed.mols, split, bad)
 
 
-def make_split(
-    table: MoleculeTable, mols: Sequence[Mol], choices: DataConfig, seed: int
-) -> Split:
+def make_split(table: MoleculeTable, mols: Sequence[Mol], choices: DataConfig, seed: int) -> Split:
     """The recipe's split of the readable molecules, as positions in `mols`."""
     if choices.split == "file":
         return _split_from_file(table, Path(choices.split_file or ""))
@@ -200,7 +198,7 @@ def fit_scalers(prepared: Prepared, choices: DataConfig) -> Scalers:
     )
     if not choices.descriptors:
         return Scalers(target, None)
-    rows = runs.descriptor_matrix(prepared.mols[i] for i in train)
+    rows = runs.descriptor_matrix([prepared.mols[int(i)] for i in train])
     return Scalers(target, fit_descriptors(rows))
 
 
@@ -227,7 +225,7 @@ def start_run(
         units=table.units,
         classes=table.classes,
         molecules=counts | {part: len(index) for part, index in parts.items()},
-        bad_rows=tuple((e.row or 0, e.smiles, e.reason) for e in prepared.bad),
+        bad_rows=tuple((e.row or 0, str(e.smiles), e.reason) for e in prepared.bad),
         versions=runs.provenance(),
         device=device_name(chosen),
     )
