@@ -1,0 +1,53 @@
+"""SMILES to RDKit molecules to dgllife features: the one door to rdkit, dgllife and dgl.
+
+`parse` makes a molecule of a SMILES, the same for every spelling, or says why it cannot;
+`featurize` makes arrays of a molecule, `to_dgl` a DGLGraph; `descriptors`, `morgan_counts` and
+`scaffold` describe it as a whole.
+"""
+
+from molsam.molecules.featurizers import (
+    FEATURIZERS,
+    Features,
+    Featurizer,
+    distances,
+    featurize,
+    to_dgl,
+)
+from molsam.molecules.files import SDRecord, bundled_files, read_sdf
+from molsam.molecules.libraries import dgl
+from molsam.molecules.parsing import (
+    Charges,
+    InvalidMolecule,
+    Parsed,
+    Salts,
+    canonical_smiles,
+    parse,
+    parse_many,
+    random_spellings,
+)
+from molsam.molecules.properties import DESCRIPTORS, descriptors, morgan_counts, scaffold
+
+__all__ = [
+    "DESCRIPTORS",
+    "FEATURIZERS",
+    "Charges",
+    "Features",
+    "Featurizer",
+    "InvalidMolecule",
+    "Parsed",
+    "SDRecord",
+    "Salts",
+    "bundled_files",
+    "canonical_smiles",
+    "descriptors",
+    "dgl",
+    "distances",
+    "featurize",
+    "morgan_counts",
+    "parse",
+    "parse_many",
+    "random_spellings",
+    "read_sdf",
+    "scaffold",
+    "to_dgl",
+]

@@ -1,0 +1,155 @@
+"""The features of dgllife's `weave` and `pagtn`, whose edges are all pairs of atoms.
+
+The same numbers as dgllife's featurizers, which go atom by atom and pair by pair in Python: what
+depends on the atom or bond alone is looked up, the rest is done by the molecule.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cache, partial
+from itertools import permutations, product
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from rdkit import Chem, RDConfig
+from rdkit.Chem import Atom, Bond, ChiralType, HybridizationType, rdMolChemicalFeatures
+
+from molsam.molecules.libraries import dgllife_featurizers
+from molsam.molecules.rows import Row, Rows, atoms_of, bonds_of, ends_of, gasteiger_charges
+
+_HOPS = 7  # distances that weave tells apart
+_BONDS = 5  # bonds of a path that pagtn describes
+_RINGS = range(3, 9)  # ring sizes that weave counts
+
+
+def weave_atoms(mol: Chem.Mol) -> np.ndarray:
+    """Atom features of `WeaveAtomFeaturizer`, (V, 27) float32.
+
+    Columns 0-18 describe the atom (14 its Gasteiger charge), 19-20 whether it is a hydrogen bond
+    donor and acceptor, 21-26 how many rings of 3 to 8 atoms it is in.
+    """
+    atoms = atoms_of(mol)
+    features = np.zeros((len(atoms), 27), dtype=np.float32)
+    features[:, :19] = _weave_atom_rows(atoms)
+    features[:, 14] = gasteiger_charges(mol, atoms)[:, 0]
+    for column, family in ((19, "Donor"), (20, "Acceptor")):
+        for found in _feature_factory().GetFeaturesForMol(mol, includeOnly=family):
+            features[found.GetAtomIds(), column] = 1
+    for ring in map(list, Chem.GetSymmSSSR(mol)):
+        if len(ring) in _RINGS:
+            features[ring, 21 + _RINGS.index(len(ring))] += 1
+    return features
+
+
+def weave_pairs(mol: Chem.Mol) -> np.ndarray:
+    """Pair features of `WeaveEdgeFeaturizer`, (V * V, 12) float32, an atom with itself included.
+
+    Columns 0-6 tell whether the distance exceeds 0 to 6 bonds, 7-10 the type of the bond, 11
+    whether a ring holds both.
+    """
+    V = mol.GetNumAtoms()
+    features = np.zeros((V, V, 12), dtype=np.float32)
+    features[..., :_HOPS] = Chem.GetDistanceMatrix(mol)[..., None] > np.arange(_HOPS)
+    bonds = bonds_of(mol)
+    begin, end = ends_of(bonds)
+    features[begin, end, 7:11] = features[end, begin, 7:11] = _weave_bond_rows(bonds)
+    for ring in map(list, Chem.GetSymmSSSR(mol)):
+        features[(*np.ix_(ring, ring), 11)] = 1
+    return features.reshape(V * V, 12)
+
+
+def pagtn_pairs(mol: Chem.Mol) -> np.ndarray:
+    """Pair features of `PAGTNEdgeFeaturizer`, (V * V, 42) float32, an atom with itself included.
+
+    Columns 0-29 describe the first five bonds of the shortest path, 30-36 its length, 37-41 the
+    rings that hold both atoms. An atom with itself has zeros.
+    """
+    V = mol.GetNumAtoms()
+    paths, rings = _path_bonds(mol), _shared_rings(mol)
+    features = np.zeros((V, V, 42), dtype=np.float32)
+    for i, j in permutations(range(V), 2):
+        key = paths[i].get(j, ()), tuple(rings[i, j])
+        if key not in _pagtn_rows:
+            path = Chem.GetShortestPath(mol, i, j)
+            _pagtn_rows[key] = _pagtn_featurizer().bond_features(mol, path, rings[i, j])
+        features[i, j] = _pagtn_rows[key]
+    return features.reshape(V * V, 42)
+
+
+def _path_bonds(mol: Chem.Mol) -> list[dict[int, tuple[int, ...]]]:
+    """For each atom the first bonds, as codes, on the shortest path to each atom it reaches.
+
+    Breadth first with neighbours in RDKit's order, hence the paths of `Chem.GetShortestPath`.
+    """
+    neighbours = [
+        [(bond.GetOtherAtomIdx(i), _bond_code(bond)) for bond in atom.GetBonds()]
+        for i, atom in enumerate(atoms_of(mol))
+    ]
+    return [_paths_from(source, neighbours) for source in range(len(neighbours))]
+
+
+def _paths_from(source: int, neighbours: list[list[tuple[int, int]]]) -> dict[int, tuple[int, ...]]:
+    paths: dict[int, tuple[int, ...]] = {source: ()}
+    queue = [source]
+    for atom in queue:
+        for neighbour, code in neighbours[atom]:
+            if neighbour not in paths:
+                paths[neighbour] = (*paths[atom], code)[:_BONDS]
+                queue.append(neighbour)
+    return paths
+
+
+def _bond_code(bond: Bond) -> int:
+    return 4 * int(bond.GetBondType()) + 2 * bond.GetIsConjugated() + bond.IsInRing()
+
+
+def _shared_rings(mol: Chem.Mol) -> defaultdict[tuple[int, int], list[tuple[int, bool]]]:
+    """For each pair of atoms the kinds (size, aromatic) of the rings that hold both."""
+    shared = defaultdict(list)
+    for ring in map(tuple, Chem.GetSymmSSSR(mol)):
+        kind = len(ring), all(mol.GetAtomWithIdx(atom).GetIsAromatic() for atom in ring)
+        for pair in product(ring, repeat=2):
+            if kind not in shared[pair]:
+                shared[pair].append(kind)
+    return shared
+
+
+@cache
+def _feature_factory():
+    definitions = Path(RDConfig.RDDataDir) / "BaseFeatures.fdef"
+    return rdMolChemicalFeatures.BuildFeatureFactory(str(definitions))
+
+
+@cache
+def _pagtn_featurizer():
+    return dgllife_featurizers().PAGTNEdgeFeaturizer()
+
+
+def _weave_atom_row(dgllife: ModuleType) -> Row:
+    types = ["H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I"]
+    chirality = [ChiralType.CHI_TETRAHEDRAL_CW, ChiralType.CHI_TETRAHEDRAL_CCW]
+    hybridization = [HybridizationType.SP, HybridizationType.SP2, HybridizationType.SP3]
+    functions = [
+        partial(dgllife.atom_type_one_hot, allowable_set=types, encode_unknown=True),
+        partial(dgllife.atom_chiral_tag_one_hot, allowable_set=chirality),
+        dgllife.atom_formal_charge,
+        lambda atom: [0.0],
+        dgllife.atom_is_aromatic,
+        partial(dgllife.atom_hybridization_one_hot, allowable_set=hybridization),
+    ]
+    return dgllife.ConcatFeaturizer(functions)
+
+
+_pagtn_rows: dict[tuple, np.ndarray] = {}
+_weave_atom_rows = Rows(
+    19,
+    _weave_atom_row,
+    Atom.GetAtomicNum,
+    Atom.GetChiralTag,
+    Atom.GetFormalCharge,
+    Atom.GetIsAromatic,
+    Atom.GetHybridization,
+)
+_weave_bond_rows = Rows(4, lambda dgllife: dgllife.bond_type_one_hot, Bond.GetBondType)

@@ -1,0 +1,177 @@
+"""SMILES to molecules: any spelling of a molecule gives the same atoms and bonds in one order."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from rdkit import Chem
+from rdkit.rdBase import BlockLogs
+
+Salts = Literal["keep", "largest", "refuse"]
+Charges = Literal["keep", "neutralize"]
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = 100
+
+
+class InvalidMolecule(ValueError):
+    """A SMILES that is no usable molecule: `smiles`, its data `row` (from 1) if known, `reason`."""
+
+    def __init__(self, smiles: object, row: int | None, reason: str) -> None:
+        super().__init__(smiles, row, reason)
+        self.smiles = smiles
+        self.row = row
+        self.reason = reason
+
+    def __str__(self) -> str:
+        where = "" if self.row is None else f"row {self.row}: "
+        return (
+            f"{where}cannot use {_shortened.repr(self.smiles)} as a molecule ({self.reason}): "
+            "correct it or leave it out"
+        )
+
+
+class Parsed(NamedTuple):
+    """What `parse_many` read: the molecules, the positions they came from, and the refusals."""
+
+    mols: list[Chem.Mol]
+    index: np.ndarray
+    errors: list[InvalidMolecule]
+
+
+def parse(
+    smiles: object, *, row: int | None = None, salts: Salts = "keep", charges: Charges = "keep"
+) -> Chem.Mol:
+    """The molecule that `smiles` spells, with atoms and bonds in the order of its canonical SMILES.
+
+    The text is read, cleaned as `salts` and `charges` say, written as RDKit's canonical SMILES and
+    read again, so that the result depends on the molecule and not on its spelling: order, chiral
+    tags, and which hydrogens are explicit (`[CH3][CH3]` against `CC`). Atom map numbers are
+    dropped; isotopes, stereochemistry, dative bonds and all fragments stay. Of the 155,000
+    molecules of MoleculeNet one, a hexachlorocyclohexane, has two canonical SMILES in RDKit.
+
+    Parameters
+    ----------
+    smiles
+        Text; what follows a first blank is a name or CXSMILES extension, as in RDKit.
+    row
+        Data row (from 1) to name in the error.
+    salts
+        Of several fragments `"keep"` all, keep the `"largest"`, or `"refuse"` the molecule.
+    charges
+        `"keep"` them, or `"neutralize"` what gaining or losing protons can.
+
+    Raises
+    ------
+    InvalidMolecule
+        With RDKit's reason where it has one. Nothing is written to stderr.
+    """
+    _check("salts", salts, get_args(Salts))
+    _check("charges", charges, get_args(Charges))
+    with BlockLogs():
+        try:
+            return _parse(smiles, salts, charges)
+        except _Refused as refused:
+            reason = str(refused)
+        except (RuntimeError, ValueError) as error:
+            reason = f"RDKit fails on it: {str(error).splitlines()[0]}"
+    raise InvalidMolecule(smiles, row, reason)
+
+
+def parse_many(
+    smiles: Iterable[object], *, salts: Salts = "keep", charges: Charges = "keep"
+) -> Parsed:
+    """Parse every text, the good and the bad kept apart; an error's `row` is its place from 1."""
+    results = [_attempt(text, row, salts, charges) for row, text in enumerate(smiles, start=1)]
+    good = [i for i, result in enumerate(results) if isinstance(result, Chem.Mol)]
+    return Parsed(
+        mols=[result for result in results if isinstance(result, Chem.Mol)],
+        index=np.array(good, dtype=np.int64),
+        errors=[result for result in results if isinstance(result, InvalidMolecule)],
+    )
+
+
+def canonical_smiles(mol: Chem.Mol) -> str:
+    """RDKit's canonical SMILES, one for all spellings of a molecule."""
+    return Chem.MolToSmiles(mol)
+
+
+def random_spellings(smiles: str, count: int, seed: int = 0) -> list[str]:
+    """`count` SMILES of the molecule that start at random atoms and branch at random."""
+    return list(Chem.MolToRandomSmilesVect(parse(smiles), count, seed))
+
+
+def sanitization_problem(mol: Chem.Mol) -> str:
+    """Why RDKit refuses the unsanitized `mol`, in RDKit's words."""
+    problems = Chem.DetectChemistryProblems(mol)
+    return problems[0].Message() if problems else "RDKit cannot sanitize it"
+
+
+class _Refused(Exception):
+    """The reason alone; `parse` adds the text and the row."""
+
+
+def _attempt(
+    smiles: object, row: int, salts: Salts, charges: Charges
+) -> Chem.Mol | InvalidMolecule:
+    try:
+        return parse(smiles, row=row, salts=salts, charges=charges)
+    except InvalidMolecule as error:
+        return error
+
+
+def _check(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{argument} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def _parse(smiles: object, salts: Salts, charges: Charges) -> Chem.Mol:
+    text = _text(smiles)
+    mol = _read(text)
+    if ":" in text:
+        for atom in mol.GetAtoms():
+            atom.SetAtomMapNum(0)
+    mol = _clean(mol, salts, charges)
+    return _read(Chem.MolToSmiles(mol))
+
+
+def _text(smiles: object) -> str:
+    if not isinstance(smiles, str):
+        missing = smiles is None or str(smiles) in ("nan", "<NA>")
+        raise _Refused("missing" if missing else f"{type(smiles).__name__}, not text")
+    words = smiles.split(maxsplit=1)
+    if not words:
+        raise _Refused("empty")
+    # RDKit stops reading at such a character, and would take what came before for the molecule.
+    if not words[0].isascii():
+        strange = next(letter for letter in words[0] if not letter.isascii())
+        raise _Refused(f"not valid SMILES: it holds {strange!a}")
+    return smiles
+
+
+def _read(text: str) -> Chem.Mol:
+    mol = Chem.MolFromSmiles(text)
+    if mol is None:
+        raw = Chem.MolFromSmiles(text, sanitize=False)
+        raise _Refused("not valid SMILES" if raw is None else sanitization_problem(raw))
+    if mol.GetNumAtoms() == 0:
+        raise _Refused("no atoms")
+    return mol
+
+
+def _clean(mol: Chem.Mol, salts: Salts, charges: Charges) -> Chem.Mol:
+    if salts == charges == "keep":
+        return mol
+    from rdkit.Chem.MolStandardize import rdMolStandardize
+
+    fragments = len(Chem.GetMolFrags(mol))
+    if salts == "refuse" and fragments > 1:
+        raise _Refused(f"{fragments} fragments, where one molecule is asked for")
+    if salts == "largest":
+        mol = rdMolStandardize.LargestFragmentChooser().choose(mol)
+    if charges == "neutralize":
+        mol = rdMolStandardize.Uncharger().uncharge(mol)
+    return mol
