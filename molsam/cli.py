@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .datasets import CheckReport, MoleculeTable
+    from .epochs import Progress
     from .recipes import Recipe
     from .runs import Run
 
@@ -212,7 +214,8 @@ def data_list() -> None:
     """The data sets that molsam knows."""
     from .datasets import TASKS
 
-    table = Table("name", "molecules", "targets", "kind", "metric", "split", "about", box=None)
+    table = Table("name", "rows", "targets", "kind", "metric", "split", box=None)
+    table.add_column("about", no_wrap=True)
     for name, task in TASKS.items():
         table.add_row(
             name, f"{task.size:,}", str(task.columns), task.kind, task.metric, task.split,
@@ -342,12 +345,13 @@ def _interruptible(folder: Path | None) -> Iterator[None]:
 @contextmanager
 def _progress_bar() -> Iterator[Any]:
     """A live bar of training on a terminal; elsewhere a line for every tenth of it."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     if not err.is_terminal:
         yield _progress_line
         return
-    bar = Progress(
+    bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[at]}"),
@@ -359,33 +363,34 @@ def _progress_bar() -> Iterator[Any]:
         yield lambda p: bar.update(
             row,
             total=p.members * p.epochs,
-            completed=p.member * p.epochs + p.epoch + p.step / p.steps,
+            completed=p.member * p.epochs + p.epochs_done,
             description=_where(p),
             at=_how(p),
         )
 
 
-def _progress_line(p: Any) -> None:
+def _progress_line(p: Progress) -> None:
     every = max(1, p.epochs // 10)
-    if p.step == p.steps and (p.epoch + 1) % every == 0:
+    if p.epochs_done % every == 0:
         err.print(f"{_where(p)}  {_how(p)}", soft_wrap=True)
 
 
-def _where(p: Any) -> str:
+def _where(p: Progress) -> str:
     member = f"model {p.member + 1}/{p.members} " if p.members > 1 else ""
-    return f"{member}epoch {p.epoch + 1}/{p.epochs}"
+    return f"{member}epoch {math.ceil(p.epochs_done)}/{p.epochs}"
 
 
-def _how(p: Any) -> str:
-    return f"loss {p.loss:.3f}  {p.metric} {p.score:.3f}  {p.molecules_per_second:,.0f} molecules/s"
+def _how(p: Progress) -> str:
+    scores = "" if math.isnan(p.loss) else f"loss {p.loss:.3f}  {p.metric} {p.score:.3f}  "
+    return f"{scores}{p.molecules_per_second:,.0f} molecules/s"
 
 
 @contextmanager
 def _download_bar(name: str) -> Iterator[Any]:
     """A bar for downloads that appears with the first byte."""
-    from rich.progress import Progress
+    from rich.progress import Progress as Bar
 
-    with Progress(console=err, transient=True) as bar:
+    with Bar(console=err, transient=True) as bar:
         tasks: list[Any] = []
 
         def show(done: int, total: int | None) -> None:

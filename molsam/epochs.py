@@ -36,14 +36,16 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands; `loss` and `score` are those of the last whole epoch."""
+    """Where training stands.
+
+    `epochs_done` is whole when an epoch has just been validated; `loss` and `score` are those of
+    the last whole epoch, NaN before there is one.
+    """
 
     member: int
     members: int
-    epoch: int
+    epochs_done: float
     epochs: int
-    step: int
-    steps: int
     metric: str
     loss: float
     score: float
@@ -140,6 +142,7 @@ class Trainer:
                     saved = time.monotonic()
                 write_history(folder, member.history)
                 add_to_tensorboard(member.history[-1])
+                self._tell(member, 0.0, member.history[-1]["molecules_per_second"])
 
     def _out_of_patience(self, member: Member) -> bool:
         patience = self.settings.patience
@@ -159,10 +162,11 @@ class Trainer:
         total = torch.zeros((), device=self.run.device)
         began = time.perf_counter()
         for step, index in enumerate(batches):
-            self._set_learning_rate(member, (member.epoch + step / len(batches)))
+            self._set_learning_rate(member, member.epoch + step / len(batches))
             batch = self.packed.batch(self.split.train[index])
             total += self._step(member, batch).detach() * len(index)
-            self._tell(member, step + 1, len(batches), began)
+            done = (step + 1) / len(batches)
+            self._tell(member, done, done * len(self.sizes) / (time.perf_counter() - began))
         loss, seconds = float(total) / len(self.sizes), time.perf_counter() - began
         if not math.isfinite(loss):
             raise TrainingError(
@@ -221,23 +225,21 @@ class Trainer:
             member.best_model = {name: tensor.clone() for name, tensor in state.items()}
         return {"valid_loss": loss, f"valid_{self.metric}": score, "best": better}
 
-    def _tell(self, member: Member, step: int, steps: int, began: float) -> None:
-        if self.progress is None:
+    def _tell(self, member: Member, share: float, molecules_per_second: float) -> None:
+        """Report `share` of the epoch that runs."""
+        if self.progress is None or share == 1.0:  # the end of an epoch is told once validated
             return
         last = member.history[-1] if member.history else {}
-        elapsed = time.perf_counter() - began
         self.progress(
             Progress(
                 member=member.number,
                 members=self.settings.members,
-                epoch=member.epoch,
+                epochs_done=member.epoch + share,
                 epochs=self.settings.epochs,
-                step=step,
-                steps=steps,
                 metric=self.metric,
                 loss=last.get("loss", math.nan),
                 score=last.get(f"valid_{self.metric}", math.nan),
-                molecules_per_second=step / steps * len(self.sizes) / elapsed,
+                molecules_per_second=molecules_per_second,
             )
         )
 

@@ -108,7 +108,7 @@ class OptimizerConfig(Section):
     def build(self, model: nn.Module) -> Optimizer:
         """The optimizer over all parameters of `model`."""
         kind = {"adam": Adam, "adamw": AdamW}[self.base]
-        base = kind(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        base = kind(model.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         if self.name == "none":
             return base
         if self.name == "sam":
@@ -156,7 +156,7 @@ class Recipe(Section):
     """
 
     task: str | None = Field(default=None, description="data set this recipe was made for")
-    model: ModelConfig = CoMPTConfig()
+    model: ModelConfig = CoMPTConfig.model_validate({})
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     data: DataConfig = DataConfig()

@@ -176,6 +176,7 @@ class Run:
     def evaluate(self, table: MoleculeTable) -> dict[str, Any]:
         """Every metric on a table of measured molecules; unreadable rows are counted."""
         choices = self.recipe.data
+        table = table.with_classes(self.info.classes) if self.info.classes else table
         parsed = molecules.parse_many(table.smiles, salts=choices.salts, charges=choices.charges)
         if not parsed.mols:
             raise RunError(f"none of the {len(table)} molecules of {table.source} can be read")

@@ -1,0 +1,22 @@
+"""Models of molecules: a `Batch` or a (batched) DGLGraph in, predictions (B, T) out."""
+
+from __future__ import annotations
+
+from .base import ModelConfig, MoleculeModel
+from .compt import CoMPT, CoMPTConfig
+from .graph_transformer import GraphTransformer, GraphTransformerConfig
+
+MODELS: dict[str, type[CoMPT] | type[GraphTransformer]] = {
+    "compt": CoMPT,
+    "graph_transformer": GraphTransformer,
+}
+
+__all__ = [
+    "MODELS",
+    "CoMPT",
+    "CoMPTConfig",
+    "GraphTransformer",
+    "GraphTransformerConfig",
+    "ModelConfig",
+    "MoleculeModel",
+]
