@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Tests run side by side, one process a core: threads that wait for each other only slow them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("molsam", deadline=None)
+settings.load_profile("molsam")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
