@@ -84,11 +84,14 @@ class Batch:
         )
 
     @classmethod
-    def from_dgl(cls, graph: DGLGraph, *, node: str = "h", edge: str = "e") -> Batch:
+    def from_dgl(
+        cls, graph: DGLGraph, *, node: str = "h", edge: str = "e", bond_size: int = 1
+    ) -> Batch:
         """Read a (batched) DGLGraph as dgllife makes it: `ndata[node]`, `edata[edge]`.
 
         Distances are shortest paths over the edges, each as long as `edata["distance"]` says,
-        else 1. Labels and descriptors are left empty.
+        else 1. Labels and descriptors are left empty. Edges without features read as ones;
+        `bond_size` is the width of `bonds` for a graph without edges, which does not tell it.
         """
         g: Any = graph
         if node not in g.ndata:
@@ -103,7 +106,8 @@ class Batch:
         src, dst = (end.to(torch.int64) for end in g.edges())
         home = torch.repeat_interleave(torch.arange(count, device=sizes.device), sizes)[src]
         src, dst = src - starts[home], dst - starts[home]
-        features = g.edata[edge].float() if edge in g.edata else atoms.new_ones(len(src), 1)
+        columns = 1 if len(src) else bond_size
+        features = g.edata[edge].float() if edge in g.edata else atoms.new_ones(len(src), columns)
         rows, codes = torch.unique(features, dim=0, return_inverse=True)
         pair_codes = sizes.new_zeros(count, width, width)
         pair_codes[home, src, dst] = codes + 1
@@ -216,7 +220,7 @@ class PackedMolecules:
         cls, mols: Iterable[Mol], featurizer: str, y: np.ndarray | Tensor | None = None
     ) -> PackedMolecules:
         """Featurize `mols` with the dgllife featurizer of that name; `y` (N, T), NaN missing."""
-        kind = molecules.FEATURIZERS[featurizer]
+        kind = molecules.featurizer(featurizer)
         atom_rows = _Rows()
         bond_rows = _Rows(np.zeros(kind.bond_size, dtype=np.float32))
         dense = list(kind.continuous)
@@ -233,6 +237,11 @@ class PackedMolecules:
         if not atoms:
             raise ValueError("there are no molecules to pack")
         labels = np.empty((len(atoms), 0)) if y is None else y
+        if np.ndim(labels) != 2 or len(labels) != len(atoms):
+            raise ValueError(
+                f"y must be ({len(atoms)}, T), a row per molecule and a column per task, "
+                f"not {tuple(np.shape(labels))}"
+            )
         return cls(
             featurizer=featurizer,
             atom_rows=torch.from_numpy(np.stack(atom_rows.rows)),
@@ -279,9 +288,12 @@ class PackedMolecules:
         return {name: getattr(self, name) for name in names}
 
     def batch(self, index: Sequence[int] | np.ndarray | Tensor) -> Batch:
-        """The molecules `index`, in that order, as one padded `Batch` on the same device."""
+        """The molecules `index`, in that order, as one padded `Batch` on the same device.
+
+        index -> positions, counted from the end if negative, or a mask (N,), as NumPy reads them.
+        """
         device = self.atom_codes.device
-        index = torch.as_tensor(index, dtype=torch.int64).to(device)
+        index = torch.arange(len(self), device=device)[torch.as_tensor(index, device=device)]
         sizes = self.sizes[index]
         count, width = len(index), int(sizes.max())
         y = self.y[index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import signal
 import sys
 from contextlib import contextmanager
@@ -51,8 +52,15 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        err.print(f"[bold red]molsam:[/] {escape(str(error))}", soft_wrap=True)
+        err.print(f"[bold red]molsam:[/] {escape(_sentence(error))}", soft_wrap=True)
         sys.exit(2)
+
+
+def _sentence(error: ValueError | OSError) -> str:
+    """The message; of an error of the system the file and the reason, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 @app.command()
@@ -95,28 +103,24 @@ def train(
     from . import training
 
     if resume is not None:
-        if name or data:
-            raise ValueError("--resume takes the data from the run; leave NAME and --data out")
-        chosen, table, request = _resumed(resume, data_dir)
-        folder: Path | None = resume
+        beside = {"NAME": name, "--data": data, "--target": target, "--smiles": smiles}
+        beside |= {"--recipe": recipe, "--out": out_folder, "--epochs": epochs, "--split": split}
+        beside |= {"--set": set_, "--seed": seed, "--repeats": repeats > 1}
+        _refuse_beside_resume([option for option, given in beside.items() if given])
+        chosen, table, seed, repeats = _resumed(resume, data_dir)
+        folder = resume
     else:
         changes = _changes(set_, epochs, split, target, smiles)
         chosen = _recipe(name, data, recipe).change(changes)
         table = _load(chosen, _source(name, data), data_dir)
-        request = {"seed": seed, "repeats": repeats}
         folder = training.open_folder(out_folder, table.source, resume=False)
     _say_table(table, guessed=not chosen.data.targets and data is not None)
     with _interruptible(folder), _progress_bar() as progress:
         choices = {"device": device, "baseline": baseline, "progress": progress}
-        if request["repeats"] is None or request["repeats"] == 1:
-            run = training.fit(
-                chosen, table, out=folder, seed=request["seed"], resume=True, **choices
-            )
-            done = [run]
+        if repeats == 1:
+            done = [training.fit(chosen, table, out=folder, seed=seed, resume=True, **choices)]
         else:
-            done = training.fit_repeats(
-                chosen, table, request["repeats"], out=folder, seed=request["seed"], **choices
-            )
+            done = training.fit_repeats(chosen, table, repeats, out=folder, seed=seed, **choices)
     _say_bad_rows(done[0])
     _say_scores(done)
     out.print(f"run folder: [bold]{escape(str(folder))}[/]", soft_wrap=True)
@@ -214,13 +218,14 @@ def data_list() -> None:
     """The data sets that molsam knows."""
     from .datasets import TASKS
 
-    table = Table("name", "rows", "targets", "kind", "metric", "split", box=None)
-    table.add_column("about", no_wrap=True)
+    table = Table(box=None)
+    for column in ("name", "rows", "targets", "metric", "split"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("about")
     for name, task in TASKS.items():
         table.add_row(
-            name, f"{task.size:,}", str(task.columns), task.kind, task.metric, task.split,
-            task.title,
-        )  # fmt: skip
+            name, f"{task.size:,}", str(task.columns), task.metric, task.split, task.title
+        )
     out.print(table)
 
 
@@ -306,28 +311,36 @@ def _load(recipe: Recipe, source: str, data_dir: Path | None, kind: Any = None) 
         return training.load_table(recipe, source, kind=kind, data_dir=data_dir, progress=progress)
 
 
-def _resumed(folder: Path, data_dir: Path | None) -> tuple[Recipe, MoleculeTable, dict[str, Any]]:
-    """Recipe, data and request of a run, or of a folder of repeats."""
-    from .files import RunError, read_json
+def _refuse_beside_resume(options: Sequence[str]) -> None:
+    if options:
+        raise ValueError(f"--resume takes all choices from the run; leave {', '.join(options)} out")
+
+
+def _resumed(folder: Path, data_dir: Path | None) -> tuple[Recipe, MoleculeTable, int, int]:
+    """Recipe, data, seed and number of runs of a run, or of a folder of repeats."""
+    from .files import RunError, read_model
     from .recipes import Recipe
+    from .runs import RunInfo
+    from .training import Repeats
 
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}")
-    many = (folder / "repeats.json").is_file()
-    request = read_json(folder / ("repeats.json" if many else "run.json"))
+    record = folder / "repeats.json"
+    many = read_model(record, Repeats) if record.is_file() else None
+    asked = many or read_model(folder / "run.json", RunInfo)
     recipe = Recipe.load(folder / "recipe.toml")
-    table = _load(recipe, request["source"], data_dir, request["kind"])
-    if table.digest() != request["digest"]:
+    table = _load(recipe, asked.source, data_dir, asked.kind)
+    if table.digest() != asked.digest:
         raise RunError(
-            f"{request['source']} is not the data that {folder} was started with; bring the "
+            f"{asked.source} is not the data that {folder} was started with; bring the "
             "original back, or train anew"
         )
-    return recipe, table, {"seed": request["seed"], "repeats": request.get("repeats")}
+    return recipe, table, asked.seed, many.repeats if many else 1
 
 
 @contextmanager
-def _interruptible(folder: Path | None) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end with the command that goes on."""
+def _interruptible(folder: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end with the command that goes on, once there is a run to go on with."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -336,7 +349,10 @@ def _interruptible(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        err.print(f"\nstopped; go on with: molsam train --resume {folder}", soft_wrap=True)
+        begun = any((folder / name).is_file() for name in ("run.json", "repeats.json"))
+        command = f"molsam train --resume {shlex.quote(str(folder))}"
+        advice = f"go on with: {command}" if begun else "before training began; start again"
+        err.print(f"\nstopped; {escape(advice)}", soft_wrap=True)
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -390,6 +406,9 @@ def _download_bar(name: str) -> Iterator[Any]:
     """A bar for downloads that appears with the first byte."""
     from rich.progress import Progress as Bar
 
+    if not err.is_terminal:
+        yield None
+        return
     with Bar(console=err, transient=True) as bar:
         tasks: list[Any] = []
 
@@ -471,7 +490,8 @@ def _say_scores(done: list[Run]) -> None:
         {task for metric in scores[0]["test"].values() for task in metric["excluded"]}
     )
     if excluded:
-        out.print(f"without {escape(', '.join(excluded))}: one class only in the test rows")
+        names = escape(", ".join(excluded))
+        out.print(f"left out of some scores: {names} (too few test labels, or one class only)")
 
 
 def _score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
@@ -495,8 +515,9 @@ def _score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
 def _with_predictions(frame: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     """The user's columns as they were, then ours; a name that is taken gets `predicted ` before."""
     ours = predictions.drop(columns="smiles").set_axis(frame.index)
-    taken = {name: f"predicted {name}" for name in ours if name in frame}
-    return frame.join(ours.rename(columns=taken))
+    while taken := {name: f"predicted {name}" for name in ours if name in frame}:
+        ours = ours.rename(columns=taken)
+    return frame.join(ours)
 
 
 def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]:

@@ -21,9 +21,11 @@ from torch.optim import Optimizer
 
 from . import losses, metrics, runs
 from .batches import Batch, PackedMolecules, training_batches
+from .datasets import Kind
 from .files import load_state, save_state, write_atomic
 from .optim import GraphSAM, RhoSchedule
 from .optim.schedules import SCHEDULES
+from .recipes import TrainingConfig
 from .runs import CHECKPOINT, WEIGHTS, Run
 from .splits import Split
 
@@ -104,7 +106,7 @@ class Trainer:
         self.packed = packed.to(run.device)
         self.settings = run.recipe.training
         self.sizes = packed.sizes[split.train].cpu().numpy()
-        self.metric = pick_metric(run)
+        self.metric = metric_name(self.settings, run.info.kind)
         self.loss = pick_loss(run, packed, split)
 
     def train(self, number: int) -> None:
@@ -134,7 +136,9 @@ class Trainer:
         with tensorboard(folder, member.epoch) as add_to_tensorboard:
             while member.epoch < self.settings.epochs and not self._out_of_patience(member):
                 torch.manual_seed(derive_seed(self.run.info.seed, member.number, member.epoch + 1))
-                member.history.append(self._epoch(member) | self._validate(member))
+                row = self._epoch(member) | self._validate(member)
+                refuse_divergence(row)
+                member.history.append(row)
                 member.epoch += 1
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
                     save_state(folder / CHECKPOINT, member.state())
@@ -167,16 +171,11 @@ class Trainer:
             total += self._step(member, batch).detach() * len(index)
             done = (step + 1) / len(batches)
             self._tell(member, done, done * len(self.sizes) / (time.perf_counter() - began))
-        loss, seconds = float(total) / len(self.sizes), time.perf_counter() - began
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the training loss is {loss} in epoch {member.epoch + 1}: try a lower "
-                "optimizer.lr or set training.clip_norm; the last checkpoint is kept"
-            )
+        seconds = time.perf_counter() - began
         group = member.optimizer.param_groups[0]
         return {
             "epoch": member.epoch + 1,
-            "loss": loss,
+            "loss": float(total) / len(self.sizes),
             "lr": group["lr"],
             "rho": group.get("rho", 0.0),
             "molecules_per_second": round(len(self.sizes) / seconds, 1),
@@ -252,15 +251,34 @@ def start_epoch(member: Member, reuse_interval: int | str) -> None:
         member.optimizer.request_anchor()
 
 
-def pick_metric(run: Run) -> str:
+def refuse_divergence(row: dict[str, Any]) -> None:
+    """Stop at a loss that is no number: no later epoch could mend the weights."""
+    for part, name in (("training", "loss"), ("validation", "valid_loss")):
+        if not math.isfinite(row[name]):
+            raise TrainingError(
+                f"the {part} loss is {row[name]} in epoch {row['epoch']}: try a lower "
+                "optimizer.lr or set training.clip_norm; the last checkpoint is kept"
+            )
+
+
+def metric_name(settings: TrainingConfig, kind: Kind) -> str:
     """The recipe's metric, or the usual one of the kind."""
-    name = run.recipe.training.metric
-    if name is None:
-        return metrics.default_metric(run.info.kind)
-    fit = [m for m, metric in metrics.METRICS.items() if run.info.kind in metric.kinds]
-    if name not in fit:
+    name = settings.metric or metrics.default_metric(kind)
+    served = [m for m, metric in metrics.METRICS.items() if kind in metric.kinds]
+    if name not in served:
         raise TrainingError(
-            f"training.metric {name!r} does not serve {run.info.kind}; use {', '.join(fit)}"
+            f"training.metric {name!r} does not serve {kind} targets; use {', '.join(served)}"
+        )
+    return name
+
+
+def loss_name(settings: TrainingConfig, kind: Kind) -> str:
+    """The recipe's loss, or the usual one of the kind."""
+    name = settings.loss or losses.default_loss(kind)
+    served = [loss for loss, its in losses.KINDS.items() if its == kind]
+    if name not in served:
+        raise TrainingError(
+            f"training.loss {name!r} does not serve {kind} targets; use {', '.join(served)}"
         )
     return name
 
@@ -270,13 +288,7 @@ def pick_loss(
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The recipe's loss, or the usual one of the kind; weighted by class where asked."""
     kind, settings = run.info.kind, run.recipe.training
-    served = [name for name, its in losses.KINDS.items() if its == kind]
-    name = settings.loss or losses.default_loss(kind)
-    if name not in served:
-        raise TrainingError(
-            f"training.loss {name!r} does not serve {kind} targets; use {', '.join(served)}"
-        )
-    loss = losses.LOSSES[name]
+    loss = losses.LOSSES[loss_name(settings, kind)]
     y = packed.y[split.train]
     if settings.class_weights and kind == "binary":
         weights = losses.positive_weights(y, ~torch.isnan(y)).to(run.device)

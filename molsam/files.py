@@ -7,11 +7,14 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class RunError(ValueError):
@@ -52,7 +55,7 @@ def load_state(path: Path) -> Any:
         with safe_open(existing(path), "pt") as file:
             tree = json.loads(file.metadata()["tree"])
             return _unfold(tree, file.get_tensor)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, RunError):
             raise
         raise RunError(
@@ -70,7 +73,8 @@ def _fold(node: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(node, Mapping):
         return {"dict": [[key, _fold(value, tensors)] for key, value in node.items()]}
     if isinstance(node, list | tuple):
-        return {type(node).__name__: [_fold(value, tensors) for value in node]}
+        kind = "list" if isinstance(node, list) else "tuple"
+        return {kind: [_fold(value, tensors) for value in node]}
     return {"value": node}
 
 
@@ -97,6 +101,19 @@ def read_json(path: Path) -> Any:
         return json.loads(existing(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is not valid JSON ({error}); copy the run again") from error
+
+
+def read_model(path: Path, model: type[Model]) -> Model:
+    """JSON as `model`; a `RunError` names the field that does not fit."""
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise RunError(
+            f"{path} was edited or is of another version ({place}: {fault['msg'].lower()}); "
+            "copy the run again, or train anew"
+        ) from error
 
 
 def existing(path: Path) -> Path:

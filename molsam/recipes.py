@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from tomlkit.exceptions import TOMLKitError
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
@@ -92,7 +99,7 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(default=1e-2, ge=0)
     rho: float = Field(default=0.01, ge=0, description="radius of the perturbation")
     beta: float = Field(default=0.9, ge=0, lt=1, description="smoothing of the moving average")
-    reuse_interval: int | Literal["epoch"] = Field(
+    reuse_interval: PositiveInt | Literal["epoch"] = Field(
         default="epoch", description="steps from anchor to anchor, or one anchor an epoch"
     )
     normalize_anchor: bool = True
@@ -207,6 +214,11 @@ class Recipe(Section):
         return Recipe.parse(tables)
 
 
+SECTIONS: dict[str, type[BaseModel]] = {
+    "optimizer": OptimizerConfig,
+    "training": TrainingConfig,
+    "data": DataConfig,
+}
 MODEL_CONFIGS: dict[str, type[BaseModel]] = {
     "compt": CoMPTConfig,
     "graph_transformer": GraphTransformerConfig,
@@ -241,12 +253,7 @@ def parse_value(text: str) -> Any:
 
 
 def _fields() -> dict[str, set[str]]:
-    sections: dict[str, type[BaseModel]] = {
-        "optimizer": OptimizerConfig,
-        "training": TrainingConfig,
-        "data": DataConfig,
-    }
-    known = {name: set(section.model_fields) for name, section in sections.items()}
+    known = {name: set(section.model_fields) for name, section in SECTIONS.items()}
     known["model"] = set().union(*(c.model_fields for c in MODEL_CONFIGS.values()))
     return known
 
@@ -265,21 +272,26 @@ def _full_key(key: str) -> str:
 
 
 def _shared_fields(table: dict[str, Any]) -> dict[str, Any]:
-    kind = MODEL_CONFIGS.get(table["name"])
-    if kind is None:
-        raise RecipeError(f"no model {table['name']!r}; there are {', '.join(MODEL_CONFIGS)}")
-    return {key: value for key, value in table.items() if key in kind.model_fields}
+    kind = MODEL_CONFIGS.get(str(table["name"]))
+    shared = kind.model_fields if kind else ["name"]  # validation refuses an unknown name
+    return {key: value for key, value in table.items() if key in shared}
 
 
 def _explain(error: ValidationError) -> str:
     """The first fault as one sentence."""
     fault = error.errors()[0]
-    place = [str(part) for part in fault["loc"] if part not in MODEL_CONFIGS]
-    key = ".".join(place)
+    if fault["type"] == "union_tag_invalid":
+        name = fault["input"]["name"]
+        near = _near(str(name), MODEL_CONFIGS)
+        return f"no model {name!r}{near}; there are {', '.join(MODEL_CONFIGS)}"
+    place = [str(part) for part in fault["loc"]]
+    table = SECTIONS.get(place[0], Recipe)
+    if place[0] == "model" and len(place) > 1:
+        table = MODEL_CONFIGS[place.pop(1)]
+    # Beyond section and field a number is an item; a text names a branch of a union.
+    key = ".".join(part for i, part in enumerate(place) if i < 2 or part.isdigit())
     if fault["type"] == "extra_forbidden":
-        fields = _fields()
-        siblings = fields.get(place[0], set()) if len(place) > 1 else set(Recipe.model_fields)
-        return f"unknown key {key}{_near(place[-1], siblings)}"
+        return f"unknown key {key}{_near(place[-1], table.model_fields)}"
     message = fault["msg"].removeprefix("Value error, ")
     got = "" if fault["type"] == "value_error" else f", not {fault['input']!r}"
     return f"{key}: {message[0].lower()}{message[1:]}{got}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,16 +23,24 @@ PANELS = 12
 def write_predictions(run: Run, table: MoleculeTable, mean: np.ndarray) -> None:
     """`predictions.csv`: data row, SMILES, and per task the measured and the predicted value.
 
-    For classes the prediction is that of the measured kind: a probability, or the likeliest class.
+    Of two classes the prediction is the probability of 1, of several the name of the likeliest.
     """
     import pandas as pd
 
     frame = pd.DataFrame({"row": table.rows, "smiles": table.smiles})
     for t, (task, column) in enumerate(zip(table.tasks, run.columns(), strict=True)):
-        frame[f"measured {task}"] = table.y[:, t]
-        frame[f"predicted {column}"] = mean[:, t].argmax(-1) if table.classes else mean[:, t]
+        y, predicted = table.y[:, t], mean[:, t]
+        if table.classes:
+            y, predicted = (class_names(z, table.classes) for z in (y, predicted.argmax(-1)))
+        frame[f"measured {task}"] = y
+        frame[f"predicted {column}"] = predicted
     text = frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
     write_atomic(run.folder / "predictions.csv", text.encode())
+
+
+def class_names(codes: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Names of class codes, "" for NaN."""
+    return ["" if np.isnan(code) else classes[int(code)] for code in codes]
 
 
 def draw(run: Run, y: np.ndarray, mean: np.ndarray) -> None:

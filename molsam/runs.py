@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from . import metrics, molecules, scaling
 from .batches import PackedMolecules, evaluation_batches
 from .datasets import Kind, MoleculeTable
-from .files import RunError, existing, load_state, read_json, sha256
+from .files import RunError, existing, load_state, read_json, read_model, sha256
 from .models import MODELS
 from .recipes import DataConfig, Recipe
 from .scaling import Standardizer
@@ -110,7 +110,7 @@ class Run:
         folder = Path(folder)
         if not folder.is_dir():
             raise RunError(f"there is no run folder {folder}")
-        info = _read_info(folder)
+        info = read_model(folder / "run.json", RunInfo)
         for name, digest in info.sha256.items():
             _check_file(folder / name, digest)
         recipe = Recipe.load(existing(folder / "recipe.toml"))
@@ -130,8 +130,14 @@ class Run:
         return [self._load_model(member / WEIGHTS) for member in self.members]
 
     def _load_model(self, path: Path) -> nn.Module:
-        model = build_model(self.recipe, self.info)
-        model.load_state_dict(load_state(path)["model"])
+        with torch.random.fork_rng([]):  # the fresh weights are drawn only to be replaced
+            model = build_model(self.recipe, self.info)
+        try:
+            model.load_state_dict(load_state(path)["model"])
+        except RuntimeError as error:
+            raise RunError(
+                f"{path} holds another model than run.json and recipe.toml say; copy the run again"
+            ) from error
         return model.to(self.device).eval()
 
     @property
@@ -319,14 +325,6 @@ def provenance() -> dict[str, str]:
     """Versions that a result may depend on."""
     packages = ("molsam", "torch", "rdkit", "dgl", "dgllife", "numpy", "scikit-learn")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def _read_info(folder: Path) -> RunInfo:
-    try:
-        return RunInfo.model_validate(read_json(folder / "run.json"))
-    except ValidationError as error:
-        place = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise RunError(f"{folder / 'run.json'} is not a run of this version: {place}") from error
 
 
 def _check_file(path: Path, digest: str) -> None:

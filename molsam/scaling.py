@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 CLIP = 10.0
+ROUNDING = 1e-12  # relative: the mean of equal numbers is not quite their value
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Standardizer:
 
     @classmethod
     def of(cls, center: np.ndarray, scale: np.ndarray) -> Standardizer:
-        """From a center and a scale that may be 0 or unknown."""
-        usable = np.isfinite(scale) & (scale > 0)
+        """From a center and a scale that may be 0, unknown, or no more than rounding."""
+        usable = np.isfinite(scale) & (scale > ROUNDING * np.abs(center))
         return cls(np.nan_to_num(center), np.where(usable, scale, 1.0))
 
     def transform(self, x: np.ndarray) -> np.ndarray:
@@ -76,5 +77,6 @@ def fit_descriptors(x: np.ndarray) -> Standardizer:
 
 def scale_descriptors(scaler: Standardizer, x: np.ndarray) -> np.ndarray:
     """(N, P) float32 within +-`CLIP`; a descriptor that could not be computed is 0, its median."""
-    z = np.clip(scaler.transform(x), -CLIP, CLIP)
+    with np.errstate(over="ignore"):
+        z = np.clip(scaler.transform(x), -CLIP, CLIP)
     return np.nan_to_num(z).astype(np.float32)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
 from . import baselines, datasets, molecules, report, runs, splits
 from .batches import PackedMolecules
 from .datasets import Kind, MoleculeTable
-from .epochs import Listener, Trainer
-from .files import RunError, read_json, sha256, write_atomic, write_json
+from .epochs import Listener, Trainer, loss_name, metric_name
+from .files import RunError, read_model, sha256, write_atomic, write_json
 from .molecules import InvalidMolecule
-from .recipes import DataConfig, Recipe
+from .recipes import DataConfig, Recipe, TrainingConfig
 from .runs import WEIGHTS, Run, RunInfo, Scalers
 from .scaling import Standardizer, fit_descriptors
 from .splits import PARTS, Split
@@ -56,6 +57,8 @@ def fit(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     table = data if isinstance(data, MoleculeTable) else load_table(recipe, data)
     folder = open_folder(out, table.source, resume)
+    device = str(runs.pick_device(device))
+    check_served(recipe.training, table.kind)
     prepared = prepare(table, recipe.data, seed)
     scalers = fit_scalers(prepared, recipe.data)
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
@@ -85,17 +88,30 @@ def fit_repeats(
     goes on where it stopped. `choices` are those of `fit`.
     """
     folder = open_folder(out, data.source, resume=True)
-    request = {"source": data.source, "digest": data.digest(), "kind": data.kind}
-    request |= {"repeats": repeats, "seed": seed}
-    if (folder / "repeats.json").is_file() and read_json(folder / "repeats.json") != request:
-        raise RunError(f"{folder} holds other repeats; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "recipe.toml", recipe.to_toml().encode())
-    write_json(folder / "repeats.json", request)
+    request = Repeats(
+        source=data.source, digest=data.digest(), kind=data.kind, repeats=repeats, seed=seed
+    )
+    record = folder / "repeats.json"
+    if not record.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "recipe.toml", recipe.to_toml().encode())
+        write_json(record, request.model_dump())
+    elif read_model(record, Repeats) != request or Recipe.load(folder / "recipe.toml") != recipe:
+        raise RunError(f"{folder} holds repeats with another recipe or data; choose another --out")
     return [
         fit(recipe, data, out=folder / f"seed-{s}", seed=s, resume=True, **choices)
         for s in range(seed, seed + repeats)
     ]
+
+
+class Repeats(BaseModel):
+    """`repeats.json`: which runs a folder of repeats is to hold."""
+
+    source: str
+    digest: str
+    kind: Kind
+    repeats: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,12 @@ def open_folder(out: str | Path | None, source: str, resume: bool) -> Path:
     return folder
 
 
+def check_served(settings: TrainingConfig, kind: Kind) -> None:
+    """Refuse a metric or loss that the labels do not allow, before anything is written."""
+    metric_name(settings, kind)
+    loss_name(settings, kind)
+
+
 def prepare(table: MoleculeTable, choices: DataConfig, seed: int) -> Prepared:
     """Parse every molecule, keep the faults with their rows, split what can be read."""
     parsed = molecules.parse_many(table.smiles, salts=choices.salts, charges=choices.charges)
@@ -148,14 +170,17 @@ def prepare(table: MoleculeTable, choices: DataConfig, seed: int) -> Prepared:
             f"none of the {len(table)} rows of {table.source} can be read; the first: {bad[0]}"
         )
     good = table.take(parsed.index)
-    split = make_split(good, parsed.mols, choices, seed)
+    if choices.split == "file":
+        saved = read_split(Path(choices.split_file or ""), table)
+        split = readable_part(saved, good)
+    else:
+        split = make_split(good, parsed.mols, choices, seed)
+    refuse_unlabelled(good, split)
     return Prepared(good, parsed.mols, split, bad)
 
 
 def make_split(table: MoleculeTable, mols: Sequence[Mol], choices: DataConfig, seed: int) -> Split:
     """The recipe's split of the readable molecules, as positions in `mols`."""
-    if choices.split == "file":
-        return _split_from_file(table, Path(choices.split_file or ""))
     if choices.split == "k_fold":
         folds = splits.k_fold(len(mols), choices.folds, choices.split_seed or 0)
         return folds[seed % choices.folds]
@@ -172,26 +197,39 @@ def make_split(table: MoleculeTable, mols: Sequence[Mol], choices: DataConfig, s
     )
 
 
-def _split_from_file(table: MoleculeTable, path: Path) -> Split:
-    """A saved split, whose positions count all rows of the table, over the readable ones."""
+def read_split(path: Path, table: MoleculeTable) -> Split:
+    """A saved split of all rows of the table, the unreadable ones too."""
     if not path.is_file():
         raise splits.SplitError(f"there is no split file {path}")
-    saved = splits.from_json(path)
+    return splits.from_json(path).check(int(table.rows.max()))
+
+
+def readable_part(saved: Split, table: MoleculeTable) -> Split:
+    """A split of data rows as positions in `table`, which holds the readable ones."""
     rows = table.rows - 1
-    saved.check(int(rows.max()) + 1)
     return Split(*(np.flatnonzero(np.isin(rows, getattr(saved, part))) for part in PARTS))
+
+
+def refuse_unlabelled(table: MoleculeTable, split: Split) -> None:
+    """Every task needs a label to learn from, and one of them a label to select by."""
+    known = ~np.isnan(table.y)
+    bare = ~known[split.train].any(axis=0)
+    if bare.any():
+        raise datasets.DataError(
+            f"{table.source}: no training row has a label for "
+            f"{', '.join(np.array(table.tasks)[bare])}; leave the target out, or choose another "
+            "split or seed"
+        )
+    if not known[split.valid].any():
+        raise datasets.DataError(
+            f"{table.source}: no validation row has a label to select the weights by; choose "
+            "another split or seed, or leave out rows without a label"
+        )
 
 
 def fit_scalers(prepared: Prepared, choices: DataConfig) -> Scalers:
     """Target and descriptor scales, from training rows only."""
     table, train = prepared.table, prepared.split.train
-    empty = np.isnan(table.y[train]).all(axis=0)
-    if empty.any():
-        raise datasets.DataError(
-            f"{table.source}: no training row has a label for "
-            f"{', '.join(np.array(table.tasks)[empty])}; leave the target out, or choose another "
-            "split or seed"
-        )
     regression = table.kind == "regression"
     target = (
         Standardizer.fit(table.y[train]) if regression else Standardizer.identity(len(table.tasks))

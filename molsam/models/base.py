@@ -103,15 +103,17 @@ class MoleculeModel(nn.Module):
 
     def _read(self, batch: Molecules) -> Batch:
         if not isinstance(batch, Batch):
-            batch = Batch.from_dgl(batch).to(next(self.parameters()).device)
-        reads = (self.atom_size, self.bond_size, self.descriptor_size)
-        has = (batch.atoms.shape[1], batch.bonds.shape[1], batch.descriptors.shape[1])
-        if has != reads:
+            batch = Batch.from_dgl(batch, bond_size=self.bond_size)
+            batch = batch.to(next(self.parameters()).device)
+        built_for = (self.atom_size, self.bond_size, self.descriptor_size)
+        found = (batch.atoms.shape[1], batch.bonds.shape[1], batch.descriptors.shape[1])
+        if found != built_for:
             raise ValueError(
-                "the model was built for {} atom features, {} bond features and {} descriptors, ".format(
-                    *reads
-                )
-                + "the batch has {}, {} and {}; ".format(*has)
-                + "use the featurizer and descriptors it was built for, or build it for these"
+                f"the batch has {_sizes(*found)}, the model was built for {_sizes(*built_for)}; "
+                "take the featurizer and descriptors it was built for, or build it for these"
             )
         return batch
+
+
+def _sizes(atom: int, bond: int, descriptors: int) -> str:
+    return f"{atom} atom features, {bond} bond features and {descriptors} descriptors"

@@ -33,13 +33,13 @@ class Pairs(NamedTuple):
     """The pairs of atoms of a batch, as every layer needs them: a row (A, V) for each real atom.
 
     codes -> rows of the bond table; padding -> 0 on atoms, -inf on padding; distance -> in bonds,
-    0 where there is no path; share -> 2 - delta_ij, 0 where there is no path.
+    0 where there is no path; factor -> 2 - delta_ij, 0 where there is no path.
     """
 
     codes: Tensor
     padding: Tensor
     distance: Tensor
-    share: Tensor
+    factor: Tensor
 
     @classmethod
     def of(cls, batch: Batch, layout: Layout) -> Pairs:
@@ -55,7 +55,7 @@ class Pairs(NamedTuple):
             codes=codes,
             padding=torch.zeros_like(real, dtype=dtype).masked_fill(~real, float("-inf")),
             distance=distance.clamp(min=0).to(dtype),
-            share=((2 - self_pair) * (distance >= 0)).to(dtype),
+            factor=((2 - self_pair) * (distance >= 0)).to(dtype),
         )
 
 
@@ -90,18 +90,17 @@ class DistanceAttention(nn.Module):
         k = k * k.shape[-1] ** -0.5
         table = torch.bmm(q.transpose(0, 1), k.permute(1, 2, 0)).transpose(0, 1)
         s = table.gather(2, pairs.codes[:, None].expand(-1, self.heads, -1))
-        a = (s + pairs.padding[:, None]).softmax(-1) * self.share(pairs)[:, None]
+        a = (s + pairs.padding[:, None]).softmax(-1) * self.fade(pairs)[:, None]
         m = torch.bmm(layout.pad_heads(self.dropout(a).to(v.dtype)), layout.pad_heads(v))
         return F.mish(self.out(layout.pack_heads(m)))
 
-    def share(self, pairs: Pairs) -> Tensor:
+    def fade(self, pairs: Pairs) -> Tensor:
         """(2 - delta_ij) kappa(lambda d_ij), (A, V)."""
-        t = self.fading * pairs.distance
+        t = -self.fading * pairs.distance
         if self.kernel == "exp":
-            return pairs.share * torch.exp(-t)
-        return pairs.share * (-t).masked_fill(pairs.share == 0, torch.finfo(t.dtype).min).softmax(
-            -1
-        )
+            return pairs.factor * t.exp()
+        lowest = torch.finfo(t.dtype).min
+        return pairs.factor * t.masked_fill(pairs.factor == 0, lowest).softmax(-1)
 
 
 class CoMPTLayer(nn.Module):
@@ -165,7 +164,8 @@ class CoMPT(MoleculeModel):
         self.positions = nn.Embedding(settings.positions, width) if settings.positions else None
         self.layers = nn.ModuleList(CoMPTLayer(settings) for _ in range(settings.depth))
         self.norm = norm(settings.norm, width)
-        self.apply(_initialise)
+        for part in (self.atom_embedding, self.bond_embedding, self.layers):
+            part.apply(_initialise)
 
     def _atom_states(self, batch: Batch, layout: Layout) -> Tensor:
         pairs = Pairs.of(batch, layout)

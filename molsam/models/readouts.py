@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .gru import PackedGRU
+from .gru import packed_gru
 from .layers import Layout
 
 ReadoutName = Literal["gru", "mean", "sum"]
@@ -38,13 +38,14 @@ class GRUReadout(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(width))
-        self.gru = PackedGRU(width)
+        self.gru = nn.GRU(width, width, bidirectional=True)
         self.linear = nn.Linear(2 * width, width)
         self.mean = PoolReadout(mean=True)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         start = layout.pad(F.mish(x + self.bias), float("-inf")).amax(1)
-        return self.mean(F.mish(self.linear(self.gru(x, start, layout.sizes))), layout)
+        y = packed_gru(self.gru, x, start, layout.sizes)
+        return self.mean(F.mish(self.linear(y)), layout)
 
 
 def readout(name: ReadoutName, width: int) -> nn.Module:

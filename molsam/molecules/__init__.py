@@ -11,6 +11,7 @@ from molsam.molecules.featurizers import (
     Featurizer,
     distances,
     featurize,
+    featurizer,
     to_dgl,
 )
 from molsam.molecules.files import SDRecord, bundled_files, read_sdf
@@ -43,6 +44,7 @@ __all__ = [
     "dgl",
     "distances",
     "featurize",
+    "featurizer",
     "morgan_counts",
     "parse",
     "parse_many",

@@ -60,16 +60,21 @@ class Featurizer:
     edges: Edges = field(kw_only=True, repr=False, compare=False)
 
 
+def featurizer(name: str) -> Featurizer:
+    """The featurizer called `name`; a `ValueError` lists them all if there is none."""
+    if name not in FEATURIZERS:
+        raise ValueError(f"there is no featurizer {name!r}: choose from {', '.join(FEATURIZERS)}")
+    return FEATURIZERS[name]
+
+
 def featurize(mol: Chem.Mol, name: str) -> Features:
     """The features of `mol` by the featurizer called `name`, equal to dgllife's bit for bit.
 
     Any molecule will do: a single atom has no bonds, salts and metals have their usual rows.
     """
-    featurizer = FEATURIZERS.get(name)
-    if featurizer is None:
-        raise ValueError(f"there is no featurizer {name!r}: choose from {', '.join(FEATURIZERS)}")
+    chosen = featurizer(name)
     with BlockLogs():
-        return Features(featurizer.atoms(mol), *featurizer.edges(mol))
+        return Features(chosen.atoms(mol), *chosen.edges(mol))
 
 
 def distances(mol: Chem.Mol) -> np.ndarray:
@@ -79,7 +84,11 @@ def distances(mol: Chem.Mol) -> np.ndarray:
 
 
 def to_dgl(mol: Chem.Mol, name: str) -> DGLGraph:
-    """The features as a DGLGraph (on the CPU), in `ndata["h"]` and `edata["e"]`."""
+    """The features as a DGLGraph on the CPU, in `ndata["h"]` and `edata["e"]`.
+
+    `edata["distance"]` is the shortest path in bonds between the ends of an edge, which the edges
+    of a complete graph do not tell.
+    """
     import torch
 
     features = featurize(mol, name)
@@ -87,6 +96,7 @@ def to_dgl(mol: Chem.Mol, name: str) -> DGLGraph:
     graph = dgl().graph(edges, num_nodes=len(features.atoms))
     graph.ndata["h"] = torch.from_numpy(features.atoms)
     graph.edata["e"] = torch.from_numpy(features.bonds)
+    graph.edata["distance"] = torch.from_numpy(distances(mol)[features.src, features.dst])
     return graph
 
 

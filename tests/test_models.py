@@ -1,0 +1,363 @@
+"""Models: reference twins, the published numbers, DGL's layers, and what must not matter."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import dense_compt
+import pytest
+import torch
+from pydantic import ValidationError
+from random_batches import (
+    ATOM,
+    BOND,
+    OUTPUTS,
+    SIZES,
+    map_floats,
+    random_batch,
+    shuffle_atoms,
+    take,
+    to_double,
+)
+from safetensors import safe_open
+from torch import nn
+
+from molsam.batches import Batch
+from molsam.models import MODELS, CoMPT, GraphTransformer
+from molsam.models.gru import packed_gru
+
+SMALL = {"width": 16, "depth": 2, "heads": 4}
+EACH = [
+    ("compt", {"readout": "gru", "positions": 5}),
+    ("compt", {"readout": "mean", "kernel": "softmax", "norm": "scale"}),
+    ("compt", {"readout": "sum"}),
+    ("graph_transformer", {"readout": "gru", "norm_first": False}),
+    ("graph_transformer", {"readout": "mean"}),
+]
+each_model = pytest.mark.parametrize(("name", "config"), EACH)
+
+
+def build(name, *, descriptor_size=0, **config):
+    torch.manual_seed(1)
+    return MODELS[name](ATOM, BOND, OUTPUTS, descriptor_size=descriptor_size, **SMALL | config)
+
+
+def close(a, b, atol=1e-5):
+    torch.testing.assert_close(a, b, atol=atol, rtol=0)
+
+
+def all_grads(model, output):
+    weight = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    return torch.autograd.grad((output * weight).sum(), list(model.parameters()))
+
+
+# CoMPT against its literal twin
+
+
+@pytest.mark.parametrize("readout", ["gru", "mean", "sum"])
+@pytest.mark.parametrize(
+    ("kernel", "norm"), [*itertools.product(["exp", "softmax"], ["layer", "scale"])]
+)
+def test_compt_is_its_dense_twin_with_gradients(kernel, norm, readout):
+    model = build(
+        "compt", kernel=kernel, norm=norm, readout=readout, positions=4, descriptor_size=2
+    )
+    model = model.double().eval()
+    batch = to_double(random_batch(descriptors=2))
+    states, predictions = dense_compt.predict(model, batch)
+    close(model.encode(batch), states, atol=1e-10)
+    close(model(batch), predictions, atol=1e-10)
+    for ours, theirs in zip(
+        all_grads(model, model(batch)), all_grads(model, predictions), strict=True
+    ):
+        close(ours, theirs, atol=1e-9)
+
+
+def test_compt_is_its_dense_twin_in_single_precision():
+    model, batch = build("compt").eval(), random_batch()
+    states, predictions = dense_compt.predict(model, batch)
+    close(model.encode(batch), states)
+    close(model(batch), predictions)
+
+
+# CoMPT against the published numbers
+
+
+def published(folder, name):
+    with safe_open(folder / f"{name}.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        config = json.loads(file.metadata()["meta"])["config"]
+    prefix = "weights."
+    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return tensors, weights, config
+
+
+def published_batch(tensors, part):
+    get = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(part)}
+    mask, bonds = get["mask"], get["bond_features"]
+    rows, codes = torch.unique(
+        torch.cat([bonds.new_zeros(1, bonds.shape[-1]), bonds.flatten(0, 2)]),
+        dim=0,
+        return_inverse=True,
+    )
+    assert codes[0] == 0
+    pairs = mask[:, :, None] & mask[:, None]
+    n = len(mask)
+    return Batch(
+        atoms=get["atom_features"][mask],
+        sizes=mask.sum(1),
+        bonds=rows,
+        pair_codes=codes[1:].view(pairs.shape),
+        distance=get["distance"].long().masked_fill(~pairs, -1),
+        mask=mask,
+        descriptors=torch.zeros(n, 0),
+        y=torch.zeros(n, 0),
+        label_mask=torch.zeros(n, 0, dtype=torch.bool),
+    )
+
+
+published_models = pytest.mark.parametrize(
+    "name", ["compt_exp_layernorm", "compt_softmax_scalenorm"]
+)
+
+
+@published_models
+def test_published_encoder_on_padded_and_predictions_on_unpadded_molecules(parity, name):
+    tensors, weights, config = published(parity, name)
+    model = CoMPT.from_published(weights, config).eval()
+    for part in ("padded", "unpadded"):
+        batch = published_batch(tensors, part)
+        close(model.encode(batch), tensors[f"{part}.encoder_output"][batch.mask])
+    close(model(published_batch(tensors, "unpadded")), tensors["unpadded.prediction"])
+
+
+def test_from_published_says_what_is_wrong(parity):
+    _, weights, config = published(parity, "compt_exp_layernorm")
+    lacking = {k: v for k, v in weights.items() if k != "generator.gru.weight_hh_l0"}
+    with pytest.raises(ValueError, match=r"weights lacks generator\.gru\.weight_hh_l0$"):
+        CoMPT.from_published(lacking, config)
+    with pytest.raises(ValueError, match=r"weights has the unexpected surplus$"):
+        CoMPT.from_published(weights | {"surplus": torch.zeros(1)}, config)
+    with pytest.raises(ValueError, match=r"node_embed\.lut\.weight do not have the shapes"):
+        CoMPT.from_published(weights | {"node_embed.lut.weight": torch.zeros(2, 2)}, config)
+    renamed = {"n" if k == "N" else k: v for k, v in config.items()}
+    with pytest.raises(ValueError, match=r"configuration lacks N and has the unexpected n$"):
+        CoMPT.from_published(weights, renamed)
+    with pytest.raises(ValueError, match="N_dense = 2, and only 1 can be read"):
+        CoMPT.from_published(weights, config | {"N_dense": 2})
+
+
+# GraphTransformer against DGL
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_graph_transformer_is_dgls_degree_and_spatial_encoders_and_graphormer_layers(
+    norm_first, activation
+):
+    dgl_nn = pytest.importorskip("molsam.molecules").dgl().nn
+    model = build("graph_transformer", norm_first=norm_first, activation=activation).eval()
+    config, batch = model.config, random_batch(sizes=(*SIZES, 30))
+    degrees = dgl_nn.DegreeEncoder(config.max_degree, config.width, direction="in")
+    degrees.encoder.load_state_dict(model.degree_embedding.state_dict())
+    spatial = dgl_nn.SpatialEncoder(config.max_distance, config.heads)
+    spatial.embedding_table.load_state_dict(model.distance_embedding.state_dict())
+
+    mask = batch.mask
+    x = torch.zeros(*mask.shape, config.width)
+    x[mask] = model.atom_embedding(batch.atoms)
+    x = x + degrees((batch.distance == 1).sum(-1))
+    bias = spatial(batch.distance) + model.bond_bias(batch.bonds)[batch.pair_codes]
+    for ours in model.layers:
+        layer = dgl_nn.GraphormerLayer(
+            config.width,
+            config.feed_forward,
+            config.heads,
+            norm_first=norm_first,
+            activation={"relu": nn.ReLU, "gelu": nn.GELU}[activation](),
+        ).eval()
+        ours.load_state_dict(layer.state_dict())
+        x = layer(x, bias, ~mask[:, None].expand(-1, mask.shape[1], -1))
+    close(model.encode(batch), model.norm(x)[mask])
+
+
+def test_distance_and_degree_beyond_their_tables_count_as_the_last():
+    model = build("graph_transformer", max_distance=2, max_degree=2).eval()
+    batch = random_batch(sizes=(12,), seed=3)
+    far = map_floats(batch, lambda t: t)
+    far.distance[far.distance > 2] += 5
+    assert (far.distance > 2).any()
+    close(model(far), model(batch), atol=0)
+
+
+# What must not matter
+
+
+@each_model
+def test_padding_and_company_do_not_matter(name, config):
+    model = build(name, descriptor_size=3, **config).eval()
+    batch = random_batch(descriptors=3)
+    together = model(batch)
+    close(model(batch.pad(21)), together)
+    close(torch.cat([model(take(batch, [i])) for i in range(len(SIZES))]), together)
+    order = [4, 0, 6, 2, 5, 3, 1]
+    close(model(take(batch, order)), together[order])
+
+
+@pytest.mark.parametrize("readout", ["mean", "sum"])
+@pytest.mark.parametrize("name", [*MODELS])
+def test_order_of_atoms_does_not_matter_to_mean_and_sum(name, readout):
+    model, batch = build(name, readout=readout).eval(), random_batch()
+    close(model(shuffle_atoms(batch)), model(batch))
+
+
+def test_order_of_atoms_matters_to_gru_and_to_positions():
+    batch = random_batch()
+    for config in ({"readout": "gru"}, {"readout": "mean", "positions": 20}):
+        model = build("compt", **config).eval()
+        assert (model(shuffle_atoms(batch)) - model(batch)).abs().max() > 1e-3
+
+
+@each_model
+def test_parts_of_a_salt_are_seen_but_not_attended_by_compt(name, config):
+    model = build(name, **config).eval().double()
+    batch = to_double(random_batch(sizes=(8,)))
+    assert (batch.distance[0, :4, 4:] == -1).all()
+    changed = map_floats(batch, torch.clone)
+    changed.atoms[4:] += 1
+    moved = (model.encode(changed) - model.encode(batch)).abs().amax(1)
+    assert (moved[4:] > 1e-6).all()
+    assert (moved[:4] < 1e-12).all() == (name == "compt")
+    assert (model(changed) - model(batch)).abs().max() > 1e-6
+
+
+@each_model
+def test_single_atoms_and_molecules_without_bonds(name, config):
+    model = build(name, **config)
+    single = random_batch(sizes=(1, 1, 1))
+    bare = map_floats(single, torch.clone)
+    bare = Batch(**{**vars(bare), "bonds": bare.bonds[:1]})
+    for batch in (single, bare):
+        output = model(batch)
+        assert output.shape == (3, OUTPUTS)
+        assert all(g.isfinite().all() for g in all_grads(model.eval(), model(batch)))
+
+
+@each_model
+def test_gradients_are_the_same_bits_in_two_runs(name, config):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model = MODELS[name](ATOM, BOND, OUTPUTS, width=128, depth=2, heads=4, dropout=0, **config)
+        batch = random_batch(sizes=tuple(range(5, 37)))
+        first, second = (all_grads(model.train(False), model(batch)) for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# What they read and give
+
+
+@each_model
+def test_shapes_and_descriptors(name, config):
+    model = build(name, descriptor_size=3, **config).eval()
+    batch = random_batch(descriptors=3)
+    assert model(batch).shape == (len(SIZES), OUTPUTS)
+    assert model.encode(batch).shape == (sum(SIZES), SMALL["width"])
+    vectors = model.embed(batch)
+    assert vectors.shape == (len(SIZES), model.embed_size)
+    close(vectors[:, -3:], batch.descriptors, atol=0)
+    close(model.head(vectors), model(batch), atol=0)
+
+
+@each_model
+def test_a_dgl_graph_reads_as_the_batch_it_holds(name, config):
+    model, batch = build(name, **config).eval(), random_batch()
+    close(model(batch.to_dgl()), model(batch))
+
+
+def test_other_features_than_the_model_was_built_for():
+    model = build("compt", descriptor_size=2)
+    with pytest.raises(ValueError, match=r"0 descriptors, the model was built for .* 2 desc"):
+        model(random_batch())
+    with pytest.raises(ValueError, match="take the featurizer"):
+        CoMPT(ATOM + 1, BOND, 1, **SMALL)(random_batch())
+
+
+@each_model
+def test_dropout_acts_in_training_only(name, config):
+    model, batch = build(name, dropout=0.5, **config), random_batch()
+    model.train()
+    assert (model(batch) - model(batch)).abs().max() > 1e-3
+    model.eval()
+    close(model(batch), model(batch), atol=0)
+
+
+@each_model
+def test_bfloat16_autocast_is_close(name, config):
+    model, batch = build(name, **config).eval(), random_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(batch)
+        grads = all_grads(model, output.float())
+    plain = model(batch)
+    assert 0 < (output - plain).abs().max() < 0.05 * plain.abs().max()
+    assert all(g.isfinite().all() for g in grads)
+
+
+@each_model
+def test_weights_come_from_torchs_random_state_alone(name, config):
+    a, b = (build(name, **config).state_dict() for _ in range(2))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+# Settings
+
+
+def test_settings_are_frozen_and_advise():
+    with pytest.raises(ValueError, match="250 is not divisible by heads 4; try width = 252"):
+        CoMPT(ATOM, BOND, 1, width=250)
+    with pytest.raises(ValidationError, match="widht"):
+        CoMPT(ATOM, BOND, 1, widht=64)
+    with pytest.raises(ValidationError, match="less than 1"):
+        GraphTransformer(ATOM, BOND, 1, dropout=1.0)
+    with pytest.raises(ValidationError, match="'gru', 'mean' or 'sum'"):
+        CoMPT(ATOM, BOND, 1, readout="max")
+    with pytest.raises(ValidationError, match="frozen"):
+        build("compt").config.width = 8
+    assert all(build(name).config.name == name for name in MODELS)
+
+
+# The GRU against torch's
+
+
+def packed_inputs(width):
+    g = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([3, 1, 5, 5, 2])
+    x = torch.randn(int(sizes.sum()), width, generator=g, dtype=torch.double, requires_grad=True)
+    start = torch.randn(len(sizes), width, generator=g, dtype=torch.double, requires_grad=True)
+    return x, start, sizes
+
+
+def test_packed_gru_is_torchs_gru_molecule_by_molecule():
+    gru, (x, start, sizes) = nn.GRU(6, 6, bidirectional=True).double(), packed_inputs(6)
+    parts = zip(x.split(sizes.tolist()), start, strict=True)
+    theirs = torch.cat([gru(part, h.expand(2, -1).contiguous())[0] for part, h in parts])
+    ours = packed_gru(gru, x, start, sizes)
+    close(ours, theirs, atol=1e-12)
+    weight = torch.randn_like(ours)
+    inputs = [x, start, *gru.parameters()]
+    grads = [torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, theirs)]
+    for a, b in zip(*grads, strict=True):
+        close(a, b, atol=1e-12)
+
+
+def test_packed_gru_has_second_derivatives_and_allows_frozen_weights():
+    gru, (x, start, sizes) = nn.GRU(2, 2, bidirectional=True).double(), packed_inputs(2)
+    gru.bias_hh_l0.requires_grad_(False)
+    live = [p for p in gru.parameters() if p.requires_grad]
+    assert torch.autograd.gradgradcheck(
+        lambda x, start, *_: packed_gru(gru, x, start, sizes), (x, start, *live)
+    )

@@ -1,0 +1,127 @@
+"""Scales: there and back, never infinite, whatever the columns hold."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from molsam import molecules
+from molsam.scaling import CLIP, Standardizer, fit_descriptors, scale_descriptors
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+MODERATE = st.floats(-1e6, 1e6)
+ANYTHING = st.floats() | st.sampled_from([0.0, 1e300, -1e300, 1e-300, np.nan, np.inf])
+
+
+def tables(elements):
+    shapes = array_shapes(min_dims=2, max_dims=2, max_side=8)
+    return arrays(np.float64, shapes, elements=elements)
+
+
+# Targets
+
+
+def test_a_standardizer_is_mean_and_deviation_of_what_is_known():
+    x = np.array([[1.0, np.nan, 7.0], [3.0, 4.0, 7.0], [np.nan, 8.0, 7.0]])
+    scaler = Standardizer.fit(x)
+    assert scaler.center.tolist() == [2, 6, 7]
+    assert scaler.scale.tolist() == [1, 2, 1]
+    z = scaler.transform(x)
+    np.testing.assert_array_equal(z, [[-1, np.nan, 0], [1, -1, 0], [np.nan, 1, 0]])
+    np.testing.assert_array_equal(scaler.inverse(z), x)
+    np.testing.assert_array_equal(scaler.spread(np.ones((2, 3))), [[1, 2, 1]] * 2)
+
+
+@given(value=st.floats(-1e30, 1e30), rows=st.integers(1, 1000))
+def test_a_constant_column_has_scale_1(value, rows):
+    # The mean of .1, .1, .1 is not .1, and their deviation not 0.
+    scaler = Standardizer.fit(np.full((rows, 1), value))
+    assert scaler.scale.tolist() == [1]
+    assert scaler.center == pytest.approx([value], rel=1e-12)
+
+
+@given(tables(MODERATE))
+def test_there_and_back(x):
+    scaler = Standardizer.fit(x)
+    assert (scaler.scale > 0).all()
+    z = scaler.transform(x)
+    np.testing.assert_allclose(scaler.inverse(z), x, rtol=1e-9, atol=1e-9)
+    assert np.abs(z).max() <= np.sqrt(len(x)) + 1e-3
+
+
+def test_float32_columns_are_scaled_in_double_precision():
+    x = np.full((100_000, 1), 1e4, dtype=np.float32)
+    x[::2] += 1
+    scaler = Standardizer.fit(x)
+    assert (scaler.center.item(), scaler.scale.item()) == (10_000.5, 0.5)
+
+
+def test_the_identity_changes_nothing():
+    x = np.array([[1.5, np.nan]])
+    np.testing.assert_array_equal(Standardizer.identity(2).transform(x), x)
+
+
+@given(tables(MODERATE))
+def test_a_standardizer_goes_through_json_bit_for_bit(x):
+    scaler = Standardizer.fit(x)
+    again = Standardizer.from_dict(json.loads(json.dumps(scaler.to_dict())))
+    assert again.center.tobytes() == scaler.center.tobytes()
+    assert again.scale.tobytes() == scaler.scale.tobytes()
+
+
+# Descriptors
+
+
+@given(st.data())
+def test_scaled_descriptors_are_finite_and_bounded_whatever_they_hold(data):
+    train = data.draw(tables(ANYTHING))
+    new = data.draw(arrays(np.float64, (5, train.shape[1]), elements=ANYTHING))
+    before = train.copy()
+    scaler = fit_descriptors(train)
+    assert np.isfinite(scaler.center).all()
+    assert (np.isfinite(scaler.scale) & (scaler.scale > 0)).all()
+    for x in (train, new):
+        z = scale_descriptors(scaler, x)
+        assert (z.dtype, z.shape) == (np.float32, x.shape)
+        assert (np.abs(z) <= CLIP).all()
+        assert (z[np.isnan(x)] == 0).all()
+    np.testing.assert_array_equal(train, before)
+
+
+def test_a_tail_does_not_move_the_scale():
+    x = np.random.default_rng(0).normal(3.0, 2.0, (10_000, 1))
+    scaler = fit_descriptors(x)
+    assert scaler.center == pytest.approx([3], abs=0.1)
+    assert scaler.scale == pytest.approx([2], rel=0.05)
+    x[:100] = [[1e40]]
+    x[100:200] = np.inf
+    x[200:300] = np.nan
+    spoilt = fit_descriptors(x)
+    assert spoilt.center == pytest.approx(scaler.center, abs=0.1)
+    assert spoilt.scale == pytest.approx(scaler.scale, rel=0.05)
+    assert scale_descriptors(spoilt, x[[0, 100, 200]]).ravel().tolist() == [CLIP, CLIP, 0]
+
+
+def test_columns_without_spread():
+    zero, same = np.zeros(8), np.full(8, 0.1)
+    rare, missing = np.array([0.0] * 7 + [4]), np.full(8, np.nan)
+    scaler = fit_descriptors(np.stack([zero, same, rare, missing], axis=1))
+    assert scaler.center.tolist() == [0, 0.1, 0, 0]
+    assert scaler.scale == pytest.approx([1, 1, rare.std(), 1])
+
+
+def test_descriptors_of_odd_molecules():
+    smiles = ["NCCCCC" * 20, "[Na+].[Cl-]", "C[Fe]", "C", "c1ccccc1O", "CC(=O)Nc1ccc(O)cc1"]
+    mols = molecules.parse_many(smiles).mols
+    x = np.stack([molecules.descriptors(mol) for mol in mols])
+    assert np.nanmax(x) > 1e12  # Ipc of the long chain
+    assert np.isnan(x).any()  # charges of the metals
+    z = scale_descriptors(fit_descriptors(x), x)
+    assert (np.abs(z) <= CLIP).all()
+    assert (z.std(axis=0) > 0).sum() > 100

@@ -1,0 +1,638 @@
+"""Training: what a seed fixes, every kind of target, every choice of a recipe, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+import molsam
+from molsam import MoleculeTable, Recipe, Run, fit, fit_repeats, metrics, report, splits, training
+from molsam.datasets import DataError
+from molsam.epochs import Progress, TrainingError
+from molsam.files import RunError, read_json
+from molsam.optim.schedules import SCHEDULES
+from molsam.recipes import DataConfig
+from molsam.splits import Split, SplitError
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Asked for by the tests whose runs are to be drawn, which takes most of a tiny run's time."""
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(report, "draw", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Regression, seed 0."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw", lambda *_: None)
+        return fit(tiny.recipe(), tiny.regression(), out=tmp_path_factory.mktemp("runs") / "a")
+
+
+# What a seed fixes
+
+
+def test_same_seed_gives_the_same_run(reference, tmp_path):
+    tiny.assert_same_run(fit(tiny.recipe(), tiny.regression(), out=tmp_path / "b"), reference)
+
+
+def test_another_seed_gives_another_run(reference, tmp_path):
+    other = fit(tiny.recipe(), tiny.regression(), out=tmp_path / "b", seed=1)
+    assert not tiny.same_weights(other, reference)
+    assert read_json(other.folder / "split.json") != read_json(reference.folder / "split.json")
+    assert other.info.seed == 1
+
+
+def test_a_split_seed_keeps_the_split_and_leaves_weights_to_the_seed(tmp_path):
+    recipe = tiny.recipe(split_seed=5, epochs=1)
+    a, b = (fit(recipe, tiny.regression(), out=tmp_path / str(s), seed=s) for s in (0, 1))
+    assert read_json(a.folder / "split.json") == read_json(b.folder / "split.json")
+    assert not tiny.same_weights(a, b)
+
+
+FRESH = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+import tiny, molsam
+from molsam import report
+report.draw = lambda *_: None
+assert torch.get_num_threads() == 2
+torch.manual_seed(99)
+for name in "ab":
+    wide = tiny.recipe(batch_size=48, epochs=2, **{{"model.width": 64}})
+    molsam.fit(wide, tiny.regression(), out=sys.argv[1] + "/two-" + name)
+torch.set_num_threads(int(sys.argv[2]))
+molsam.fit(tiny.recipe(), tiny.regression(), out=sys.argv[1] + "/same")
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of another process: `two-a` and `two-b` by two threads, `same` by as many as here."""
+    folder = tmp_path_factory.mktemp("fresh")
+    script = FRESH.format(tests=str(Path(__file__).parent))
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder), str(torch.get_num_threads())],
+        env=os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_fresh_process_gives_the_same_run(reference, fresh):
+    tiny.assert_same_run(Run.load(fresh / "same"), reference)
+
+
+def test_two_threads_give_the_same_run_twice(fresh):
+    tiny.assert_same_run(Run.load(fresh / "two-a"), Run.load(fresh / "two-b"))
+
+
+def test_global_random_states_are_left_alone(tmp_path):
+    states = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    run = fit(tiny.recipe(epochs=1), tiny.regression(), out=tmp_path / "run")
+    run.predict(tiny.PROBES)
+    molsam.load(run.folder).predict(tiny.PROBES)
+    assert torch.equal(torch.random.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    assert random.getstate() == states[2]
+
+
+# Every kind of target
+
+
+@pytest.mark.usefixtures("drawn")
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_kind_trains_predicts_evaluates_and_draws(kind, tmp_path):
+    table = tiny.KINDS[kind]()
+    run = fit(tiny.recipe(epochs=2), table, out=tmp_path / "run")
+    assert run.info.status == "finished"
+    assert run.info.molecules == {
+        "rows": 60, "unreadable": 0, "train": 48, "valid": 6, "test": 6,
+    }  # fmt: skip
+    served = {name for name, metric in metrics.METRICS.items() if table.kind in metric.kinds}
+    assert {part: set(found) for part, found in run.scores.items()} == {
+        "valid": served,
+        "test": served,
+    }
+    frame = run.predict(table.smiles)
+    assert len(frame) == 60
+    assert (frame["error"] == "").all()
+    picture = {"regression": "parity.png", "binary": "roc.png", "multiclass": "confusion.png"}
+    for name in ("learning_curve.png", picture[table.kind]):
+        assert (run.folder / name).read_bytes().startswith(b"\x89PNG")
+    test_rows = read_json(run.folder / "split.json")["test"]
+    again = run.evaluate(table.take(test_rows))
+    assert again["molecules"] == 6
+    for name in served:
+        assert again["scores"][name]["mean"] == pytest.approx(
+            run.scores["test"][name]["mean"], abs=1e-6, nan_ok=True
+        )
+    written = pd.read_csv(run.folder / "predictions.csv")
+    assert written["row"].tolist() == [table.rows[i] for i in test_rows]
+    assert len(written) == 6
+
+
+def test_predictions_are_in_the_users_units(tmp_path):
+    table = replace(tiny.regression(), y=tiny.regression().y * 1000 + 5000)
+    run = fit(tiny.recipe(epochs=2), table, out=tmp_path / "run")
+    predicted = run.predict(table.smiles)["activity"]
+    assert 9_000 < predicted.mean() < 14_000
+    written = pd.read_csv(run.folder / "predictions.csv")
+    chosen = written["row"] - 1
+    assert np.allclose(written["predicted activity"], predicted[chosen], rtol=1e-5)
+    assert np.allclose(written["measured activity"], table.y[chosen, 0], rtol=1e-5)
+    rmse = np.sqrt(np.mean((predicted[chosen] - table.y[chosen, 0]) ** 2))
+    assert run.scores["test"]["rmse"]["mean"] == pytest.approx(rmse, rel=1e-5)
+
+
+def test_class_names_stand_in_the_table_of_test_rows(tmp_path):
+    table = tiny.multiclass()
+    run = fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
+    written = pd.read_csv(run.folder / "predictions.csv")
+    measured = [table.classes[int(table.y[row - 1, 0])] for row in written["row"]]
+    assert written["measured task"].tolist() == measured
+    assert set(written["predicted task"]) <= set(table.classes)
+
+
+def test_tasks_that_a_metric_cannot_judge_are_named(tmp_path):
+    table = tiny.multilabel()
+    run = fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
+    assert 0 in read_json(run.folder / "split.json")["train"]  # the one positive of the last task
+    scores = run.scores["test"]["roc_auc"]
+    assert "task 2" in scores["excluded"]
+    assert set(scores["tasks"]) | set(scores["excluded"]) == set(table.tasks)
+    assert "task 2" in run.scores["test"]["accuracy"]["tasks"]
+
+
+def test_where_no_task_can_be_judged_the_validation_loss_selects(tmp_path):
+    y = np.zeros((60, 1))
+    parts = training.make_split(tiny.regression(), [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
+    y[parts.train[::2]] = 1
+    run = fit(tiny.recipe(epochs=6), tiny.relabel(y, "binary"), out=tmp_path / "run")
+    history = tiny.history(run)
+    assert history["valid_roc_auc"].isna().all()
+    chosen = history[history["best"]].iloc[-1]
+    assert chosen["valid_loss"] == history["valid_loss"].min()
+
+
+def test_an_ensemble_gives_the_mean_of_its_members_and_their_spread(tmp_path):
+    run = fit(tiny.recipe(members=2, epochs=2), tiny.regression(), out=tmp_path / "run")
+    assert [member.name for member in run.members] == ["member-0", "member-1"]
+    first, second = tiny.weights(run)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    frame = run.predict(tiny.PROBES)
+    assert list(frame) == ["smiles", "activity", "activity std", "error"]
+    each = []
+    for model in run.models:
+        alone = Run.load(run.folder)
+        alone.__dict__["models"] = [model]
+        each.append(alone.predict(tiny.PROBES)["activity"])
+    assert np.allclose(frame["activity"], np.mean(each, axis=0), rtol=1e-12)
+    assert np.allclose(frame["activity std"], np.std(each, axis=0), rtol=1e-9)
+    assert (frame["activity std"] > 0).all()
+
+
+# Selection
+
+
+def test_the_weights_of_the_best_epoch_are_kept(tmp_path):
+    recipe = tiny.recipe(epochs=12, schedule="constant", **{"optimizer.lr": 0.02})
+    run = fit(recipe, tiny.regression(), out=tmp_path / "run")
+    history = tiny.history(run)
+    best = history["valid_rmse"].idxmin()
+    assert best < len(history) - 1  # or the last epoch's weights would do
+    assert run.scores["valid"]["rmse"]["mean"] == pytest.approx(history["valid_rmse"][best])
+    assert history["best"][best]
+    assert not history["best"][best + 1 :].any()
+
+
+@pytest.mark.parametrize("metric", ["rmse", "mae", "r2"])
+def test_validation_selects_by_the_metric_in_its_own_direction(metric, tmp_path):
+    recipe = tiny.recipe(epochs=8, schedule="constant", metric=metric, **{"optimizer.lr": 0.02})
+    run = fit(recipe, tiny.regression(), out=tmp_path / "run")
+    scores = tiny.history(run)[f"valid_{metric}"]
+    best = scores.max() if metrics.METRICS[metric].greater_is_better else scores.min()
+    assert run.scores["valid"][metric]["mean"] == pytest.approx(best)
+
+
+def test_training_stops_when_patience_is_out(tmp_path):
+    recipe = tiny.recipe(epochs=200, patience=2, **{"optimizer.lr": 0.05})
+    run = fit(recipe, tiny.regression(), out=tmp_path / "run")
+    history = tiny.history(run)
+    assert len(history) < 200
+    assert len(history) == history["epoch"][history["best"]].max() + 2
+
+
+# What training may see
+
+
+def poisoned(table: MoleculeTable, run: Run, *parts: str) -> MoleculeTable:
+    y = table.y.copy()
+    for part in parts:
+        y[read_json(run.folder / "split.json")[part]] *= -37
+    return replace(table, y=y)
+
+
+def test_test_labels_do_not_reach_training(reference, tmp_path):
+    table = poisoned(tiny.regression(), reference, "test")
+    run = fit(tiny.recipe(), table, out=tmp_path / "run")
+    assert tiny.same_weights(run, reference)
+    pd.testing.assert_frame_equal(tiny.history(run), tiny.history(reference), check_exact=True)
+    assert run.scores["valid"] == reference.scores["valid"]
+    assert run.scores["test"] != reference.scores["test"]
+
+
+def test_validation_labels_select_and_do_nothing_else(reference, tmp_path):
+    table = poisoned(tiny.regression(), reference, "valid", "test")
+    run = fit(tiny.recipe(), table, out=tmp_path / "run")
+    scales = [read_json(r.folder / "scalers.json") for r in (run, reference)]
+    assert scales[0] == scales[1]
+    ours, theirs = tiny.history(run), tiny.history(reference)
+    assert ours["loss"].equals(theirs["loss"])
+    assert not ours["valid_rmse"].equals(theirs["valid_rmse"])
+
+
+def test_scales_are_those_of_the_training_rows(tmp_path):
+    run = fit(tiny.recipe(epochs=1, descriptors=True), tiny.regression(), out=tmp_path / "run")
+    train = tiny.regression().y[read_json(run.folder / "split.json")["train"], 0]
+    target = read_json(run.folder / "scalers.json")["target"]
+    assert target["center"] == pytest.approx([train.mean(dtype=np.float64)])
+    assert target["scale"] == pytest.approx([train.std(dtype=np.float64)])
+    kept = read_json(run.folder / "scalers.json")["descriptors"]
+    mols = training.prepare(tiny.regression(), run.recipe.data, 0).mols
+    rows = molsam.runs.descriptor_matrix(
+        [mols[i] for i in read_json(run.folder / "split.json")["train"]]
+    )
+    mass = molsam.molecules.DESCRIPTORS.index("MolWt")
+    assert kept["center"][mass] == pytest.approx(np.median(rows[:, mass]))
+    assert np.isfinite(run.predict([*tiny.PROBES, "[Na+].[Cl-]"])["activity"]).all()
+
+
+def test_a_task_without_training_labels_is_refused_and_named(tmp_path):
+    y = np.tile(tiny.regression().y, (1, 2))
+    parts = training.make_split(tiny.regression(), [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
+    y[parts.train, 1] = np.nan
+    with pytest.raises(DataError, match="no training row has a label for task 1"):
+        fit(tiny.recipe(), tiny.relabel(y, "regression"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_rows_without_any_label_are_refused(tmp_path):
+    y = tiny.regression().y.copy()
+    parts = training.make_split(tiny.regression(), [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
+    y[parts.valid] = np.nan
+    with pytest.raises(DataError, match="no validation row has a label"):
+        fit(tiny.recipe(), tiny.relabel(y, "regression"), out=tmp_path / "run")
+
+
+@pytest.mark.usefixtures("drawn")
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_test_rows_may_lack_labels(kind, tmp_path):
+    table = tiny.KINDS[kind]()
+    y = table.y.copy()
+    parts = training.make_split(table, [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
+    y[parts.test] = np.nan
+    run = fit(tiny.recipe(epochs=1), replace(table, y=y), out=tmp_path / "run")
+    for score in run.scores["test"].values():
+        assert math.isnan(score["mean"])
+        assert score["excluded"] == list(table.tasks)
+    assert len(pd.read_csv(run.folder / "predictions.csv")) == 6
+
+
+# Every choice of a recipe
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_sets_the_learning_rate(schedule, tmp_path):
+    recipe = tiny.recipe(schedule=schedule, warmup=0.5, epochs=4)
+    run = fit(recipe, tiny.regression(), out=tmp_path / "run")
+    last_step = [(epoch + 2 / 3) / 4 for epoch in range(4)]  # 48 rows are three batches of 16
+    expected = [recipe.optimizer.lr * SCHEDULES[schedule](t, 0.5) for t in last_step]
+    assert tiny.history(run)["lr"].tolist() == pytest.approx(expected)
+
+
+LOSSES = {
+    "mse": tiny.lengths,
+    "mae": tiny.lengths,
+    "huber": tiny.lengths,
+    "bce": tiny.multilabel,
+    "cross_entropy": tiny.multiclass,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_falls(loss, tmp_path):
+    recipe = tiny.recipe(loss=loss, epochs=8, dropout=0.0, **{"optimizer.lr": 0.005})
+    losses = tiny.history(fit(recipe, LOSSES[loss](), out=tmp_path / "run"))["loss"]
+    assert losses.iloc[-1] < 0.95 * losses.iloc[0]
+
+
+@pytest.mark.parametrize("model", ["compt", "graph_transformer"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_both_models_learn_in_both_precisions(model, precision, tmp_path):
+    recipe = tiny.recipe(epochs=8, precision=precision, **{"model.name": model})
+    recipe = recipe.change({"optimizer.lr": 0.005, "dropout": 0.0})
+    run = fit(recipe, tiny.lengths(), out=tmp_path / "run")
+    losses = tiny.history(run)["loss"]
+    assert losses.iloc[-1] < 0.9 * losses.iloc[0]
+    assert all(t.dtype == torch.float32 for t in tiny.weights(run)[0].values())
+    assert np.isfinite(run.predict(tiny.PROBES)["task"]).all()
+
+
+@pytest.mark.parametrize("featurizer", ["canonical", "attentivefp", "weave", "pagtn", "compt"])
+def test_every_featurizer_trains(featurizer, tmp_path):
+    run = fit(tiny.recipe(epochs=1, featurizer=featurizer), tiny.regression(), out=tmp_path / "r")
+    assert np.isfinite(run.predict(tiny.PROBES)["activity"]).all()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"clip_norm": 0.01},
+        {"gamma": 0.5},
+        {"reuse_interval": 1},
+        {"normalize_anchor": False},
+        {"optimizer.base": "adam"},
+        {"optimizer.name": "sam"},
+        {"optimizer.name": "none"},
+        {"optimizer.rho": 0.2},
+        {"batch_size": 7},
+        {"max_pairs": 3000},
+        {"salts": "largest", "readout": "mean"},
+    ],
+    ids=str,
+)
+def test_a_choice_has_its_effect(fields, reference, tmp_path):
+    run = fit(tiny.recipe(**fields), tiny.regression(), out=tmp_path / "run")
+    assert np.isfinite(tiny.history(run)["loss"]).all()
+    assert not tiny.same_weights(run, reference)
+
+
+def test_rho_decays_as_in_equation_4(tmp_path):
+    recipe = tiny.recipe(gamma=0.5, rho_epochs=2, epochs=5, **{"optimizer.rho": 0.08})
+    run = fit(recipe, tiny.regression(), out=tmp_path / "run")
+    expected = [0.08 * 0.5 ** (epoch // 2) for epoch in range(5)]
+    assert tiny.history(run)["rho"].tolist() == pytest.approx(expected)
+
+
+def test_a_plain_optimizer_has_no_radius(tmp_path):
+    run = fit(
+        tiny.recipe(epochs=1, **{"optimizer.name": "none"}), tiny.regression(), out=tmp_path / "r"
+    )
+    assert tiny.history(run)["rho"].tolist() == [0.0]
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_class_weights_raise_the_rare_class(kind, tmp_path):
+    y = tiny.regression().y
+    names = ("common", "rare") if kind == "multiclass" else ()
+    table = tiny.relabel(y > np.quantile(y, 0.85), kind, names)
+    column = "task p(rare)" if kind == "multiclass" else "task [probability]"
+    runs = [
+        fit(
+            tiny.recipe(epochs=10, class_weights=weighted, **{"optimizer.lr": 0.005}),
+            table,
+            out=tmp_path / str(weighted),
+        )
+        for weighted in (False, True)
+    ]
+    plain, weighted = (run.predict(table.smiles)[column].mean() for run in runs)
+    assert weighted > plain + 0.05
+
+
+# Splits
+
+
+@pytest.mark.parametrize(
+    "split", ["random", "paper", "scaffold", "balanced_scaffold", "stratified", "k_fold"]
+)
+def test_every_split_covers_the_table_once(split):
+    prepared = training.prepare(tiny.regression(100), DataConfig(split=split), seed=3)
+    parts = prepared.split.to_dict()
+    assert sorted(sum(parts.values(), [])) == list(range(100))
+    fixed = split in ("paper", "scaffold")
+    other = training.prepare(tiny.regression(100), DataConfig(split=split), seed=4).split
+    assert (other == prepared.split) == fixed
+
+
+def test_k_fold_tests_every_molecule_once_over_its_seeds():
+    choices = DataConfig(split="k_fold", folds=4)
+    tested = [training.prepare(tiny.regression(), choices, seed=s).split.test for s in range(4)]
+    assert sorted(np.concatenate(tested)) == list(range(60))
+
+
+def test_a_split_column_is_followed():
+    words = ("train",) * 40 + ("valid",) * 10 + ("test",) * 10
+    table = replace(tiny.regression(), folds=words)
+    choices = DataConfig(split="column", split_column="fold")
+    parts = training.prepare(table, choices, seed=0).split
+    assert parts == Split(np.arange(40), np.arange(40, 50), np.arange(50, 60))
+    with pytest.raises(SplitError, match="column"):
+        training.prepare(tiny.regression(), choices, seed=0)
+
+
+def unreadable(*rows: int) -> MoleculeTable:
+    """`regression` with the SMILES of these data rows spoilt."""
+    table = tiny.regression()
+    smiles = tuple("xyz" if i + 1 in rows else s for i, s in enumerate(table.smiles))
+    return replace(table, smiles=smiles)
+
+
+def test_a_split_file_counts_all_rows_the_unreadable_ones_too(tmp_path):
+    splits_file = tmp_path / "split.json"
+    parts = {"train": list(range(40)), "val": list(range(40, 50)), "test": list(range(50, 60))}
+    splits_file.write_text(json.dumps(parts))
+    choices = DataConfig(split="file", split_file=str(splits_file))
+    prepared = training.prepare(unreadable(1, 45, 60), choices, seed=0)
+    rows = {p: (prepared.table.rows[getattr(prepared.split, p)]).tolist() for p in splits.PARTS}
+    assert rows == {
+        "train": list(range(2, 41)),
+        "valid": [41, 42, 43, 44, *range(46, 51)],
+        "test": list(range(51, 60)),
+    }
+    parts["test"].append(60)
+    splits_file.write_text(json.dumps(parts))
+    with pytest.raises(SplitError, match="position 60"):
+        training.prepare(unreadable(1), choices, seed=0)
+
+
+def test_the_split_of_a_run_gives_the_same_split_to_another(tmp_path):
+    table = unreadable(7, 60)
+    first = fit(tiny.recipe(epochs=1), table, out=tmp_path / "a", seed=3)
+    given = tmp_path / "a" / "split.json"
+    again = tiny.recipe(epochs=1, split="file", split_file=str(given))
+    second = fit(again, table, out=tmp_path / "b", seed=8)
+    assert (second.folder / "split.json").read_bytes() == given.read_bytes()
+    assert first.info.molecules == second.info.molecules
+    assert first.info.molecules["unreadable"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is not JSON"),
+        ("[1, 2]", "no lists under"),
+        ('{"train": [0], "test": [1]}', "without 'valid'"),
+        ('{"train": [0], "valid": [1], "test": [1]}', "twice"),
+        ('{"train": [0], "valid": [1], "test": []}', "empty"),
+        (None, "there is no split file"),
+    ],
+)
+def test_a_bad_split_file_is_refused(text, words, tmp_path):
+    path = tmp_path / "split.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SplitError, match=words):
+        training.prepare(tiny.regression(), DataConfig(split="file", split_file=str(path)), seed=0)
+
+
+# Bad rows and refusals
+
+
+def test_bad_rows_take_no_part_and_are_told_with_row_and_reason(tmp_path):
+    table = unreadable(3, 60)
+    run = fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
+    assert [(row, smiles) for row, smiles, _ in run.info.bad_rows] == [(3, "xyz"), (60, "xyz")]
+    assert all("not valid SMILES" in reason for *_, reason in run.info.bad_rows)
+    assert run.info.molecules["unreadable"] == 2
+    used = sum(read_json(run.folder / "split.json").values(), [])
+    assert sorted(used) == [i for i in range(60) if i not in (2, 59)]
+
+
+def test_rows_are_those_of_the_source_where_a_part_of_it_is_trained_on(tmp_path):
+    run = fit(tiny.recipe(epochs=1), unreadable(3, 60).take(range(2, 60)), out=tmp_path / "run")
+    assert [row for row, *_ in run.info.bad_rows] == [3, 60]
+
+
+def test_a_table_with_no_readable_row_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"none of the 60 rows .* the first: row 1"):
+        fit(tiny.recipe(), unreadable(*range(1, 61)), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"metric": "roc_auc"}, "'roc_auc' does not serve regression targets; use rmse, mae, r2"),
+        ({"metric": "rsme"}, "'rsme' does not serve"),
+        ({"loss": "bce"}, "'bce' does not serve regression targets; use mse, mae, huber"),
+    ],
+)
+def test_a_metric_or_loss_of_another_kind_is_refused_before_a_folder_is_made(
+    fields, words, tmp_path
+):
+    with pytest.raises(TrainingError, match=words):
+        fit(tiny.recipe(**fields), tiny.regression(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_device_is_refused_before_the_molecules_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "prepare", lambda *_: pytest.fail("too late"))
+    with pytest.raises(ValueError, match="device 'abacus' cannot be used"):
+        fit(tiny.recipe(), tiny.regression(), out=tmp_path / "run", device="abacus")
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"optimizer.lr": 1e20, "optimizer.name": "none"}, "training"),
+        ({"optimizer.lr": 1e20, "batch_size": 64, "schedule": "constant", "warmup": 0.0}, "valid"),
+    ],
+)
+def test_divergence_says_what_to_try(fields, part, tmp_path):
+    with pytest.raises(TrainingError, match=rf"the {part}\w* loss is .* in epoch 1: try a lower"):
+        fit(tiny.recipe(**fields), tiny.regression(), out=tmp_path / "run")
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="is not empty"):
+        fit(tiny.recipe(), tiny.regression(), out=tmp_path / "full")
+    with pytest.raises(RunError, match="is a file"):
+        fit(tiny.recipe(), tiny.regression(), out=tmp_path / "full" / "thesis.tex")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+
+def test_without_a_name_runs_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = replace(tiny.regression(), source="data/mine.v2.csv")
+    folders = [fit(tiny.recipe(epochs=1), table, seed=s).folder for s in range(2)]
+    assert [str(folder) for folder in folders] == ["runs/mine-1", "runs/mine-2"]
+
+
+@pytest.mark.parametrize(
+    ("count", "learns"), [(3, True), (2, False), (1, False)], ids=["three", "two", "one"]
+)
+def test_three_molecules_are_the_fewest(count, learns, tmp_path):
+    table = tiny.regression().take(range(count))
+    if learns:
+        run = fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
+        assert run.scores["test"]["r2"]["excluded"] == ["activity"]
+    else:
+        with pytest.raises(SplitError, match="molecules"):
+            fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
+
+
+# What training tells
+
+
+def test_progress_goes_forward_and_tells_each_epoch_once(tmp_path):
+    told: list[Progress] = []
+    recipe = tiny.recipe(members=2, epochs=2, batch_size=10)
+    run = fit(recipe, tiny.regression(), out=tmp_path / "run", progress=told.append)
+    places = [(p.member, p.epochs_done) for p in told]
+    assert places == sorted(places)
+    assert [place for place in places if place[1] % 1 == 0] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert math.isnan(told[0].loss)
+    history = tiny.history(run, member=1)
+    assert told[-1].loss == history["loss"].iloc[-1]
+    assert told[-1].score == history["valid_rmse"].iloc[-1]
+    assert all(p.molecules_per_second > 0 and p.metric == "rmse" for p in told)
+
+
+def test_tensorboard_holds_the_history(reference):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(reference.members[0] / "tensorboard")).Reload()
+    history = tiny.history(reference)
+    for name in ("loss", "valid_rmse", "lr"):
+        told = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in told] == history["epoch"].tolist()
+        assert [value for _, value in told] == pytest.approx(history[name].tolist(), rel=1e-6)
+
+
+def test_repeats_are_runs_of_their_own_seeds(reference, tmp_path):
+    runs = fit_repeats(tiny.recipe(), tiny.regression(), 2, out=tmp_path / "many")
+    assert [run.info.seed for run in runs] == [0, 1]
+    assert [run.folder.name for run in runs] == ["seed-0", "seed-1"]
+    tiny.assert_same_run(runs[0], reference)
+    assert not tiny.same_weights(*runs)
+
+
+def test_a_recipe_may_be_named_and_data_be_a_file(tmp_path):
+    recipe, table = tmp_path / "mine.toml", tmp_path / "mine.csv"
+    tiny.recipe(epochs=1).save(recipe)
+    data = {"smiles": tiny.regression().smiles, "y": tiny.regression().y[:, 0]}
+    pd.DataFrame(data).to_csv(table, index=False)
+    run = fit(recipe, table, out=tmp_path / "run")
+    assert run.recipe == Recipe.load(recipe)
+    assert run.info.source == str(table)
+    assert run.info.tasks == ("y",)
