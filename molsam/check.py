@@ -50,7 +50,7 @@ def assert_spelling_invariant(
 
     for text in smiles:
         every = [text, *random_spellings(text, spellings, seed)]
-        values = torch.as_tensor(np.asarray(predict(every), dtype=np.float64))
+        values = torch.from_numpy(np.array(predict(every), dtype=np.float64))
         _assert_close(values, values[:1].expand_as(values), tolerance, f"of {text} spelt otherwise")
 
 

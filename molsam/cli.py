@@ -524,23 +524,18 @@ def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]
     """Write chunk by chunk to a partial file, renamed when whole; (rows, rows without one)."""
     import gzip
 
+    from .files import replacing
+
     if path.name.removesuffix(".gz").rpartition(".")[2] not in ("csv", "tsv"):
         raise ValueError(f"{path}: write to a .csv or .tsv file, .gz too")
     separator = "\t" if ".tsv" in path.suffixes else ","
-    partial = path.with_name(f".{path.name}.partial")
     opener = gzip.open if path.suffix == ".gz" else open
     rows = bad = 0
-    try:
-        with opener(partial, "wt", encoding="utf-8", newline="") as file:
-            for frame in frames:
-                frame.to_csv(
-                    file, sep=separator, index=False, header=rows == 0, float_format="%.6g"
-                )
-                rows += len(frame)
-                bad += int((frame.iloc[:, -1] != "").sum())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, opener(partial, "wt", encoding="utf-8", newline="") as file:
+        for frame in frames:
+            frame.to_csv(file, sep=separator, index=False, header=rows == 0, float_format="%.6g")
+            rows += len(frame)
+            bad += int((frame.iloc[:, -1] != "").sum())
     return rows, bad
 
 

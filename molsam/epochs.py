@@ -140,11 +140,11 @@ class Trainer:
                 refuse_divergence(row)
                 member.history.append(row)
                 member.epoch += 1
+                write_history(folder, member.history)  # first, or the last row may stay unwritten
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
                     save_state(folder / CHECKPOINT, member.state())
                     save_weights(folder, member)
                     saved = time.monotonic()
-                write_history(folder, member.history)
                 add_to_tensorboard(member.history[-1])
                 self._tell(member, 0.0, member.history[-1]["molecules_per_second"])
 

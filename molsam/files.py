@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,20 +22,28 @@ class RunError(ValueError):
     """A run folder that cannot be used: says which file, what is wrong with it, what to try."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write in place of `path`, which a reader sees as it was or whole, never in part."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(
             error.errno, f"cannot write {path}: {error.strerror}; what was finished stays usable"
         ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file at once or not at all, and so that it outlasts a power cut."""
+    with replacing(path) as partial, open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, data: Any) -> None:

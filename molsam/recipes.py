@@ -97,7 +97,7 @@ class OptimizerConfig(Section):
     base: Literal["adamw", "adam"] = "adamw"
     lr: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-    rho: float = Field(default=0.01, ge=0, description="radius of the perturbation")
+    rho: float = Field(default=0.002, ge=0, description="radius of the perturbation")
     beta: float = Field(default=0.9, ge=0, lt=1, description="smoothing of the moving average")
     reuse_interval: PositiveInt | Literal["epoch"] = Field(
         default="epoch", description="steps from anchor to anchor, or one anchor an epoch"
@@ -132,7 +132,7 @@ class OptimizerConfig(Section):
 class TrainingConfig(Section):
     """How long, how fast, and what counts as better."""
 
-    epochs: int = Field(default=50, ge=1)
+    epochs: int = Field(default=40, ge=1)
     batch_size: int = Field(default=32, ge=1)
     max_pairs: int = Field(
         default=1_000_000, ge=1, description="padded atom pairs a batch may hold"
@@ -163,7 +163,7 @@ class Recipe(Section):
     """
 
     task: str | None = Field(default=None, description="data set this recipe was made for")
-    model: ModelConfig = CoMPTConfig.model_validate({})
+    model: ModelConfig = CoMPTConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     data: DataConfig = DataConfig()

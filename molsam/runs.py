@@ -81,13 +81,15 @@ class Scalers:
         return {"target": self.target.to_dict(), "descriptors": joined}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Scalers:
-        """What `to_dict` gave."""
-        joined = data["descriptors"]
-        return cls(
-            Standardizer.from_dict(data["target"]),
-            Standardizer.from_dict(joined) if joined else None,
-        )
+    def load(cls, path: Path) -> Scalers:
+        """What `to_dict` gave, from a JSON file."""
+        data = read_json(path)
+        try:
+            target, joined = data["target"], data["descriptors"]
+            descriptors = Standardizer.from_dict(joined) if joined else None
+            return cls(Standardizer.from_dict(target), descriptors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} does not hold the scales of a run; copy it again") from error
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class Run:
         for name, digest in info.sha256.items():
             _check_file(folder / name, digest)
         recipe = Recipe.load(existing(folder / "recipe.toml"))
-        scalers = read_json(folder / "scalers.json")
-        return cls(folder, info, recipe, Scalers.from_dict(scalers), pick_device(device))
+        scalers = Scalers.load(folder / "scalers.json")
+        return cls(folder, info, recipe, scalers, pick_device(device))
 
     @property
     def members(self) -> list[Path]:
@@ -146,12 +148,12 @@ class Run:
         return read_json(self.folder / "scores.json")
 
     def columns(self) -> list[str]:
-        """Names of the prediction columns, a unit in brackets where one is known."""
+        """Names of the prediction columns, with a unit in brackets unless the task's name has it."""
         units = self.info.units
         if self.info.kind == "binary":
             units = ("probability",) * len(self.info.tasks)
         return [
-            f"{task} [{unit}]" if unit else task
+            task if unit in task else f"{task} [{unit}]"
             for task, unit in zip(self.info.tasks, units, strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""The package as a whole: a light import, public names, documents that run, recipes in the wheel."""
+"""The package as a whole: a light import, public names, documents that run, the wheel."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import shlex
 import subprocess
 import sys
 import zipfile
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from textwrap import dedent
 
 import pytest
@@ -32,7 +32,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 def commands(path: Path) -> list[list[str]]:
     """Every line of a document's shell blocks, as words."""
-    text = "\n".join(blocks(path, "sh"))
+    text = "\n".join(blocks(path, "sh")).replace("\\\n", " ")
     return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
 
 
@@ -91,10 +91,8 @@ def test_the_optimizers_need_torch_alone(tmp_path):
         from molsam import GraphSAM, SAM
         new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
         assert not new & ({HEAVY} - {{"torch"}}), new
-        assert {{name for name in sys.modules if name.startswith("molsam.")}} == {{
-            "molsam.optim",
-            *(f"molsam.optim.{{name}}" for name in ("graphsam", "sam", "schedules", "sharpness")),
-        }}
+        rooms = {{name.split(".")[1] for name in sys.modules if name.startswith("molsam.")}}
+        assert rooms == {{"optim"}}, rooms
         """,
     )
 
@@ -146,11 +144,11 @@ def test_every_room_in_the_documents_is_there():
     rooms = [room for line in table for room in re.findall(r"`(\w+)`", line.split("|")[1])]
     assert len(rooms) > 10
     for room in rooms:
-        import_module(f"molsam.{room}")
+        resolve_name(f"molsam.{room}")
     public = re.findall(r"^::: (\S+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    assert len(public) > 10
     for name in public:
-        home, _, last = name.rpartition(".")
-        assert last in ("check",) or hasattr(import_module(home), last), name
+        resolve_name(name)
 
 
 # Documents
@@ -175,7 +173,7 @@ def test_commands_in_a_document_exist(words):
         for target in arguments:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     else:
-        assert words == ["pip", "install", "."]
+        assert program == "pip"
 
 
 def test_a_command_that_does_not_exist_is_seen():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -300,7 +301,7 @@ def test_optimizers_are_built_as_written(base, kind):
     model = torch.nn.Linear(3, 2)
     config = OptimizerConfig(base=base, lr=0.25, weight_decay=0.125, rho=0.5, beta=0.75)
 
-    def build(name, **changes):
+    def build(name, **changes) -> Any:
         return config.model_copy(update={"name": name, **changes}).build(model)
 
     plain = build("none")

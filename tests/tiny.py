@@ -22,6 +22,7 @@ SMALL = {
     "model.width": 16,
     "model.depth": 1,
     "model.heads": 2,
+    "model.readout": "mean",
     "data.descriptors": False,
     "training.epochs": 3,
     "training.batch_size": 16,

@@ -23,14 +23,17 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = Field(256, ge=1, description="D, the size of an atom's state")
-    depth: int = Field(3, ge=1, description="L, number of layers")
-    heads: int = Field(4, ge=1, description="H, attention heads; divides width")
-    dropout: float = Field(0.1, ge=0, lt=1, description="probability, in layers and head")
+    width: int = Field(default=256, ge=1, description="D, the size of an atom's state")
+    depth: int = Field(default=3, ge=1, description="L, number of layers")
+    heads: int = Field(default=4, ge=1, description="H, attention heads; divides width")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="probability, in layers and head")
     readout: ReadoutName = Field(
-        "gru", description="atoms to molecule; mean and sum do not depend on the order of atoms"
+        default="mean",
+        description="atoms to molecule; mean and sum do not depend on the order of atoms",
     )
-    head_layers: int = Field(2, ge=1, description="linear layers from molecule vector to outputs")
+    head_layers: int = Field(
+        default=2, ge=1, description="linear layers from molecule vector to outputs"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:

@@ -22,10 +22,12 @@ class CoMPTConfig(ModelConfig):
     """Settings of `CoMPT`."""
 
     name: Literal["compt"] = "compt"
-    kernel: KernelName = Field("exp", description="how attention fades with distance")
-    norm: NormName = Field("layer", description="layer norm, or one scale and unit length")
+    kernel: KernelName = Field(default="exp", description="how attention fades with distance")
+    norm: NormName = Field(default="layer", description="layer norm, or one scale and unit length")
     positions: int = Field(
-        0, ge=0, description="learned embeddings of an atom's place in the canonical order; 0: none"
+        default=0,
+        ge=0,
+        description="learned embeddings of an atom's place in the canonical order; 0: none",
     )
 
 

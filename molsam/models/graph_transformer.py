@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..batches import Batch
 from .base import ModelConfig, MoleculeModel
 from .layers import Layout
-from .readouts import ReadoutName
 
 ActivationName = Literal["relu", "gelu"]
 
@@ -20,15 +19,20 @@ class GraphTransformerConfig(ModelConfig):
     """Settings of `GraphTransformer`."""
 
     name: Literal["graph_transformer"] = "graph_transformer"
-    readout: ReadoutName = "mean"
-    feed_forward: int = Field(512, ge=1, description="width inside the feed-forward part")
-    attention_dropout: float = Field(0.1, ge=0, lt=1, description="probability, on attention")
-    activation: ActivationName = Field("relu", description="inside the feed-forward part")
-    norm_first: bool = Field(
-        True, description="normalise before attention and feed-forward, rather than after"
+    feed_forward: int = Field(default=512, ge=1, description="width inside the feed-forward part")
+    attention_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="probability, on attention"
     )
-    max_degree: int = Field(8, ge=1, description="atoms with more bonds count as having this many")
-    max_distance: int = Field(20, ge=1, description="longer paths, in bonds, count as this long")
+    activation: ActivationName = Field(default="relu", description="inside the feed-forward part")
+    norm_first: bool = Field(
+        default=True, description="normalise before attention and feed-forward, rather than after"
+    )
+    max_degree: int = Field(
+        default=8, ge=1, description="atoms with more bonds count as having this many"
+    )
+    max_distance: int = Field(
+        default=20, ge=1, description="longer paths, in bonds, count as this long"
+    )
 
 
 class BiasedAttention(nn.Module):

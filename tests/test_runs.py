@@ -1,0 +1,469 @@
+"""Runs: predictions for whatever is asked, and folders that are whole or refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+import molsam
+from molsam import Run, datasets, fit, report, runs
+from molsam.check import assert_spelling_invariant
+from molsam.datasets import DataError
+from molsam.files import RunError, read_json, write_json
+from molsam.runs import WEIGHTS, pick_device
+
+DRUGS = [
+    "CC(=O)Oc1ccccc1C(=O)O",
+    "CN1C=NC2=C1C(=O)N(C(=O)N2C)C",
+    "C[C@H](N)C(=O)O",
+    "[Na+].[O-]C(=O)c1ccccc1",
+    "C/C=C/C",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    """A finished run of each kind, one of them an ensemble, and one with both models' other half."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw", lambda *_: None)
+        yield {
+            "regression": fit(tiny.recipe(epochs=1), tiny.regression(), out=folder / "r"),
+            "binary": fit(tiny.recipe(epochs=1), tiny.multilabel(), out=folder / "b"),
+            "multiclass": fit(
+                tiny.recipe(epochs=1, members=2), tiny.multiclass(), out=folder / "m"
+            ),
+            "graph_transformer": fit(
+                tiny.recipe(
+                    epochs=1, descriptors=True, featurizer="pagtn",
+                    **{"model.name": "graph_transformer"},
+                ),
+                tiny.regression(),
+                out=folder / "g",
+            ),
+            "gru": fit(tiny.recipe(epochs=1, readout="gru"), tiny.regression(), out=folder / "u"),
+        }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(trained) -> Run:
+    return trained["regression"]
+
+
+@pytest.fixture
+def copied(run, tmp_path) -> Path:
+    """A copy of the finished regression run."""
+    return shutil.copytree(run.folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def unsealed(copied) -> Path:
+    """A copy that looks unfinished, so that no checksum stands before what is read."""
+    info = read_json(copied / "run.json")
+    write_json(copied / "run.json", info | {"status": "training", "sha256": {}})
+    return copied
+
+
+# What goes in comes out, in order
+
+
+def test_every_input_has_its_row_and_bad_ones_say_why(run):
+    asked = ["CCO", None, "", float("nan"), "xyz", "C(", "CCO", " c1ccccc1 ", "[H][H]", "C(C)(C)(C)(C)C"]  # noqa: E501
+    frame = run.predict(asked)
+    assert list(frame) == ["smiles", "activity", "error"]
+    assert len(frame) == len(asked)
+    fine = [0, 6, 7, 8]
+    for position, (text, value, error) in enumerate(frame.itertuples(index=False)):
+        wanted = asked[position]
+        assert text == wanted or (pd.isna(text) and pd.isna(wanted))
+        assert bool(error) == (position not in fine)
+        assert math.isfinite(value) == (position in fine)
+    errors = frame["error"]
+    assert errors[1] == errors[3] == "missing"
+    assert errors[2] == "empty"
+    assert errors[4] == errors[5] == "not valid SMILES"
+    assert "valence" in errors[9]
+    assert frame["activity"][0] == frame["activity"][6]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        list,
+        tuple,
+        np.array,
+        pd.Series,
+        lambda s: pd.Series(s, index=range(100, 100 + len(s)), dtype=object),
+        iter,
+        lambda s: (text for text in s),
+        dict.fromkeys,
+    ],
+    ids=["list", "tuple", "array", "series", "odd index", "iterator", "generator", "keys"],
+)
+def test_any_iterable_of_texts_will_do(make, run):
+    expected = run.predict(DRUGS)
+    pd.testing.assert_frame_equal(run.predict(make(DRUGS)), expected, check_exact=True)
+
+
+def test_a_single_text_is_refused_with_advice(run):
+    with pytest.raises(TypeError, match=r"write \[smiles\]"):
+        run.predict("CCO")
+
+
+def test_nothing_in_nothing_out(trained):
+    for run in trained.values():
+        frame = run.predict([])
+        assert len(frame) == 0
+        assert list(frame) == list(run.predict(["CCO"]))
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+def test_all_bad_is_no_error(kind, trained):
+    frame = trained[kind].predict(["xyz", None])
+    assert frame["error"].tolist() == ["not valid SMILES", "missing"]
+    ours = frame.drop(columns=["smiles", "error"])
+    assert ours.isna().all().all()
+    assert list(frame) == list(trained[kind].predict(["CCO"]))
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+def test_chunks_do_not_show(kind, trained, monkeypatch):
+    asked = [*DRUGS, None, *tiny.regression().smiles[:20], "xyz", *DRUGS]
+    whole = trained[kind].predict(asked)
+    monkeypatch.setattr(runs, "CHUNK", 3)
+    pieces = trained[kind].predict(text for text in asked)
+    pd.testing.assert_frame_equal(whole, pieces, check_dtype=False, rtol=1e-5)
+
+
+def test_a_generator_is_read_chunk_by_chunk(run, monkeypatch):
+    monkeypatch.setattr(runs, "CHUNK", 4)
+    read, seen = [], []
+    predict_chunk = Run._predict_chunk
+
+    def recording(self, smiles):
+        seen.append(len(read))
+        return predict_chunk(self, smiles)
+
+    monkeypatch.setattr(Run, "_predict_chunk", recording)
+    run.predict(read.append(i) or "C" for i in range(10))
+    assert seen == [4, 8, 10]
+
+
+# What a prediction depends on, and what not
+
+
+def test_twice_the_same_bit_for_bit(trained):
+    for run in trained.values():
+        a, b = run.predict(DRUGS), run.predict(DRUGS)
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_company_and_order_do_not_matter(trained):
+    others = list(tiny.regression().smiles[:30])
+    for run in trained.values():
+        (column, *_) = [name for name in run.predict([]) if name not in ("smiles", "error")]
+        if run.info.kind == "multiclass":
+            column = f"{column} p(low)"
+        alone = [run.predict([text])[column][0] for text in DRUGS]
+        together = run.predict(others + DRUGS + others)[column][30:35]
+        backwards = run.predict(DRUGS[::-1])[column][::-1]
+        assert np.allclose(alone, together, atol=1e-5)
+        assert np.allclose(alone, backwards, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["regression", "graph_transformer", "gru"])
+def test_spelling_does_not_matter(name, trained):
+    run = trained[name]
+    assert_spelling_invariant(lambda s: run.predict(s)["activity"].to_numpy(), DRUGS, spellings=5)
+
+
+def test_molecules_differ(trained):
+    for name in ("regression", "graph_transformer", "gru"):
+        assert trained[name].predict(DRUGS)["activity"].nunique() == len(DRUGS)
+
+
+# Columns
+
+
+def test_probabilities_of_binary_tasks(trained):
+    run = trained["binary"]
+    frame = run.predict(DRUGS)
+    tasks = [f"task {t} [probability]" for t in range(3)]
+    assert list(frame) == ["smiles", *tasks, "error"]
+    assert ((frame[tasks] > 0) & (frame[tasks] < 1)).all().all()
+
+
+def test_classes_their_probabilities_and_the_spread_of_an_ensemble(trained):
+    frame = trained["multiclass"].predict(DRUGS)
+    assert list(frame) == [
+        "smiles", "task", "task p(high)", "task p(low)", "task p(middle)", "task std", "error",
+    ]  # fmt: skip
+    p = frame[["task p(high)", "task p(low)", "task p(middle)"]]
+    assert np.allclose(p.sum(axis=1), 1)
+    likeliest = p.idxmax(axis=1).str.extract(r"p\((.*)\)")[0]
+    assert frame["task"].tolist() == likeliest.tolist()
+    assert (frame["task std"] > 0).all()
+
+
+def test_units_stand_in_brackets(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "draw", lambda *_: None)
+    table = tiny.regression()
+    data = {"smiles": table.smiles, "logS [mol/L]": table.y[:, 0], "Ki (nM)": table.y[:, 0] + 1}
+    pd.DataFrame(data).to_csv(tmp_path / "mine.csv", index=False)
+    run = fit(tiny.recipe(epochs=1), tmp_path / "mine.csv", out=tmp_path / "run")
+    assert run.info.units == ("mol/L", "nM")
+    assert list(run.predict(["C"])) == ["smiles", "logS [mol/L]", "Ki (nM)", "error"]
+
+
+def test_the_unit_of_a_known_task(moleculenet, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "draw", lambda *_: None)
+    table = datasets.load("esol", data_dir=moleculenet).take(range(40))
+    run = fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
+    assert run.columns() == ["measured log solubility in mols per litre [log10(mol/L)]"]
+
+
+# Loading
+
+
+def test_loaded_in_another_process_it_predicts_the_same(trained, tmp_path):
+    script = """
+import sys, molsam, torch
+for folder in sys.argv[2:]:
+    frame = molsam.load(folder).predict({asked!r})
+    frame.to_pickle(sys.argv[1] + "/" + folder.split("/")[-1])
+""".format(asked=[*DRUGS, "xyz"])
+    folders = [str(run.folder) for run in trained.values()]
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), *folders],
+        check=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+    for run in trained.values():
+        there = pd.read_pickle(tmp_path / run.folder.name)
+        here = run.predict([*DRUGS, "xyz"])
+        pd.testing.assert_frame_equal(here, there, check_exact=True)
+
+
+def test_a_run_of_a_gpu_loads_without_one(copied, run):
+    info = read_json(copied / "run.json")
+    write_json(copied / "run.json", info | {"device": "cuda:0 (NVIDIA H200)"})
+    loaded = Run.load(copied, device="cpu")
+    pd.testing.assert_frame_equal(loaded.predict(DRUGS), run.predict(DRUGS), check_exact=True)
+
+
+def test_a_moved_run_needs_nothing_else(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run.folder, "elsewhere")
+    assert molsam.load("elsewhere").predict(DRUGS).equals(run.predict(DRUGS))
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99", "mps:7", ""])
+def test_a_device_that_is_not_there_is_refused(name, run):
+    with pytest.raises(ValueError, match="cannot be used"):
+        Run.load(run.folder, device=name)
+
+
+def test_the_device_of_choice():
+    assert pick_device("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        assert pick_device("auto") == torch.device("cpu")
+
+
+# Evaluation
+
+
+def test_evaluation_of_measured_molecules(trained):
+    run = trained["regression"]
+    table = tiny.regression()
+    found = run.evaluate(table)
+    error = run.predict(table.smiles)["activity"] - table.y[:, 0]
+    assert found["scores"]["rmse"]["mean"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
+    assert (found["molecules"], found["unreadable"]) == (60, 0)
+
+
+def test_evaluation_counts_the_unreadable_and_needs_some_that_are_not(run):
+    table = tiny.regression().take(range(6))
+    spoilt = datasets.MoleculeTable(**{**vars(table), "smiles": ("xyz", *table.smiles[1:])})
+    found = run.evaluate(spoilt)
+    assert (found["molecules"], found["unreadable"]) == (5, 1)
+    with pytest.raises(RunError, match="none of the 6 molecules of bundled can be read"):
+        run.evaluate(datasets.MoleculeTable(**{**vars(table), "smiles": ("xyz",) * 6}))
+
+
+def test_classes_are_matched_by_name(trained):
+    run = trained["multiclass"]
+    table = tiny.multiclass()
+    whole = run.evaluate(table)["scores"]["accuracy"]["mean"]
+    part = table.take(table.y[:, 0] != 0)  # without "high" the codes of a file of its own shift
+    own = datasets.MoleculeTable(**{**vars(part), "y": part.y - 1, "classes": ("low", "middle")})
+    high = table.take(table.y[:, 0] == 0)
+    parts = [run.evaluate(t)["scores"]["accuracy"]["mean"] for t in (own, high)]
+    assert np.average(parts, weights=[len(own), len(high)]) == pytest.approx(whole)
+    strange = datasets.MoleculeTable(**{**vars(part), "y": part.y - 1, "classes": ("low", "huge")})
+    with pytest.raises(DataError, match="'huge' is not among the classes"):
+        run.evaluate(strange)
+
+
+# Folders that are not whole
+
+
+FILES = [
+    "recipe.toml",
+    "split.json",
+    "scalers.json",
+    "scores.json",
+    "run.json",
+    f"member-0/{WEIGHTS}",
+]
+
+
+def use(folder: Path) -> None:
+    """Whatever a user would do with a run."""
+    run = Run.load(folder)
+    run.predict(["CCO"])
+
+
+def one_sentence(error: pytest.ExceptionInfo[ValueError], name: str) -> None:
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(name, copied):
+    (copied / name).unlink()
+    with pytest.raises(RunError, match="is missing; copy it again") as error:
+        use(copied)
+    one_sentence(error, Path(name).name)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_file_cut_short_is_named(name, share, copied):
+    data = (copied / name).read_bytes()
+    (copied / name).write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(RunError) as error:
+        use(copied)
+    one_sentence(error, name)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "run.json"])
+def test_an_edited_file_is_named(name, copied):
+    data = bytearray((copied / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copied / name).write_bytes(data)
+    with pytest.raises(RunError, match="was changed or cut short after training") as error:
+        use(copied)
+    one_sentence(error, name)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"seed": "seven"},
+        {"colour": "red"},
+        {"kind": "ordinal"},
+        {"tasks": ["activity", "another"], "units": ["", ""]},
+        {"kind": "multiclass", "classes": ["a", "b", "c"]},
+    ],
+    ids=str,
+)
+def test_an_edited_run_json_is_named(edit, copied):
+    write_json(copied / "run.json", read_json(copied / "run.json") | edit)
+    with pytest.raises(RunError) as error:
+        use(copied)
+    one_sentence(error, "run.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"run"', "{}"])
+def test_json_of_another_shape_is_named(text, copied):
+    (copied / "run.json").write_text(text)
+    with pytest.raises(RunError) as error:
+        use(copied)
+    one_sentence(error, "run.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"target": {}, "descriptors": null}', "null"])
+def test_scales_of_another_shape_are_named(text, unsealed):
+    (unsealed / "scalers.json").write_text(text)
+    with pytest.raises(RunError) as error:
+        use(unsealed)
+    one_sentence(error, "scalers.json")
+
+
+def test_weights_of_another_model_are_named(unsealed, trained):
+    other = trained["graph_transformer"].folder / "member-0" / WEIGHTS
+    shutil.copy(other, unsealed / "member-0" / WEIGHTS)
+    with pytest.raises(RunError, match="another model") as error:
+        use(unsealed)
+    one_sentence(error, WEIGHTS)
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch"])
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_pickle_in_place_of_weights_is_refused_and_not_executed(how, sealed, request, tmp_path):
+    folder = request.getfixturevalue("copied" if sealed else "unsealed")
+    path, marker = folder / "member-0" / WEIGHTS, tmp_path / "executed"
+    trap = io.BytesIO()
+    {"pickle": pickle.dump, "torch": torch.save}[how]({"model": Trap(marker)}, trap)
+    path.write_bytes(trap.getvalue())
+    with pytest.raises(RunError) as error:
+        use(folder)
+    one_sentence(error, WEIGHTS)
+    assert not marker.exists()
+    trap.seek(0)
+    pickle.load(trap) if how == "pickle" else torch.load(trap, weights_only=False)
+    assert marker.exists()  # the trap would have sprung
+
+
+def test_a_missing_member_of_an_ensemble_is_named(trained, tmp_path):
+    folder = shutil.copytree(trained["multiclass"].folder, tmp_path / "copy")
+    shutil.rmtree(folder / "member-1")
+    with pytest.raises(RunError, match="member-1"):
+        use(folder)
+
+
+def test_no_folder_and_no_run(tmp_path):
+    with pytest.raises(RunError, match="there is no run folder"):
+        Run.load(tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"run\.json is missing"):
+        Run.load(tmp_path)
+
+
+def test_an_unfinished_run_loads_and_predicts(unsealed, run):
+    (unsealed / "scores.json").unlink()
+    loaded = Run.load(unsealed)
+    assert loaded.info.status == "training"
+    assert loaded.predict(DRUGS).equals(run.predict(DRUGS))
+    with pytest.raises(RunError, match=r"scores\.json is missing"):
+        _ = loaded.scores
+
+
+def test_a_finished_run_lists_what_it_stands_on(run):
+    assert set(run.info.sha256) == set(FILES) - {"run.json"}
+    assert {"python", "molsam", "torch", "rdkit", "dgl", "dgllife"} <= set(run.info.versions)
+    assert run.info.device.startswith("cpu (")
+    assert json.loads((run.folder / "run.json").read_text())["status"] == "finished"
