@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -148,14 +148,11 @@ class Run:
         return read_json(self.folder / "scores.json")
 
     def columns(self) -> list[str]:
-        """Names of the prediction columns, with a unit in brackets unless the task's name has it."""
+        """Names of the prediction columns, a unit in brackets where one is known."""
         units = self.info.units
         if self.info.kind == "binary":
             units = ("probability",) * len(self.info.tasks)
-        return [
-            task if unit in task else f"{task} [{unit}]"
-            for task, unit in zip(self.info.tasks, units, strict=True)
-        ]
+        return [_with_unit(task, unit) for task, unit in zip(self.info.tasks, units, strict=True)]
 
     def predict(self, smiles: Iterable[str]) -> pd.DataFrame:
         """Predictions in the user's units: one row per input, in order.
@@ -332,6 +329,11 @@ def provenance() -> dict[str, str]:
 def _check_file(path: Path, digest: str) -> None:
     if sha256(existing(path)) != digest:
         raise RunError(f"{path} was changed or cut short after training; copy the run again")
+
+
+def _with_unit(task: str, unit: str) -> str:
+    has_it = task.rstrip().endswith((f"[{unit}]", f"({unit})"))
+    return task if has_it or not unit else f"{task} [{unit}]"
 
 
 def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:

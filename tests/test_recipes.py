@@ -183,7 +183,7 @@ def test_an_empty_file_is_the_defaults_and_a_model_is_compt_unless_named(write):
         ("[training]\nepochs = 2.5", "training.epochs: input should be a valid integer"),
         ("[training]\nloss = 'rmse'", "training.loss: input should be 'mse', 'mae',"),
         ("[model]\ndropout = 1.0", "model.dropout: input should be less than 1"),
-        ("[model]\nwidth = 10", "width 10 is not divisible by heads 4; try width = 12"),
+        ("[model]\nwidth = 10\nheads = 4", "width 10 is not divisible by heads 4; try width = 12"),
         ("[data]\ntargets = ['a', 2]", "data.targets.1: input should be a valid string, not 2"),
         ("[data]\nsplit = 'colum'", "data.split: input should be 'random', "),
         ("[data]\nsplit = 'column'", "split = 'column' and split_column go together"),
@@ -223,7 +223,9 @@ def test_change_by_full_and_by_short_key():
     recipe = Recipe().change({"optimizer.rho": 0.5, "epochs": 7, "task": "mine", "width": 64})
     assert (recipe.optimizer.rho, recipe.training.epochs) == (0.5, 7)
     assert (recipe.task, recipe.model.width) == ("mine", 64)
-    assert recipe.change({"rho": 0.01, "epochs": 50, "width": 256, "task": None}) == Recipe()
+    default = Recipe()
+    back = {"rho": default.optimizer.rho, "training.epochs": default.training.epochs}
+    assert recipe.change({**back, "width": default.model.width, "task": None}) == default
     assert Recipe().change({}) == Recipe()
 
 
@@ -310,6 +312,7 @@ def test_optimizers_are_built_as_written(base, kind):
         (group,) = optimizer.param_groups
         assert type(optimizer) is kind
         assert (group["lr"], group["weight_decay"]) == (0.25, 0.125)
+        assert group["betas"] == (0.9, 0.999)
         assert list(map(id, group["params"])) == list(map(id, model.parameters()))
     sam = build("sam")
     assert type(sam) is SAM

@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import kill_runs
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 
@@ -66,7 +66,7 @@ def last_checkpoint(folder: Path) -> int:
     return files.load_state(path)["epoch"] if path.is_file() else 0
 
 
-@pytest.mark.parametrize("name", [name for name, case in kill_runs.CASES.items() if case.repeats == 1])
+@pytest.mark.parametrize("name", [n for n, case in kill_runs.CASES.items() if case.repeats == 1])
 def test_a_killed_run_ends_as_if_nothing_had_happened(name, killed, whole, tmp_path):
     fields = kill_runs.CASES[name].recipe
     folder = shutil.copytree(killed / name, tmp_path / "run")
@@ -223,6 +223,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(damage, killed, tmp_path):
 # Disks that are full or may not be written to
 
 
+ENOUGH = 1000
+
+
 class FullDisk:
     """`os.replace` of molsam that fails from its `room`-th call on, as on a disk that is full."""
 
@@ -241,19 +244,17 @@ def writes(recipe, folder: Path, room: int) -> FullDisk:
     disk = FullDisk(room)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files.os, "replace", disk)
-        try:
+        words = "cannot write .*: No space left on device; what was finished stays usable"
+        outcome = pytest.raises(OSError, match=words) if room < ENOUGH else nullcontext()
+        with outcome:
             fit(recipe, tiny.regression(), out=folder, resume=True)
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
-            assert "cannot write" in str(error)
-            assert "what was finished stays usable" in str(error)
     return disk
 
 
 def test_wherever_the_disk_fills_up_the_run_stays_usable_and_goes_on(whole, tmp_path):
     fields = {"epochs": 2}
     recipe = tiny.recipe(**fields)
-    count = writes(recipe, tmp_path / "whole", room=1000).calls
+    count = writes(recipe, tmp_path / "whole", room=ENOUGH).calls
     assert count >= 13
     for room in range(count):
         folder = tmp_path / str(room)
@@ -282,7 +283,7 @@ def remount(folder: Path, how: str) -> None:
 
 
 def test_a_run_goes_on_once_a_full_disk_has_room(small_disk, whole):
-    with pytest.raises(OSError, match="cannot write .*: No space left on device; what was"):
+    with pytest.raises(OSError, match=r"cannot write .*: No space left on device; what was"):
         fit(tiny.recipe(), tiny.regression(), out=small_disk / "run")
     remount(small_disk, "size=8m")
     run = fit(tiny.recipe(), tiny.regression(), out=small_disk / "run", resume=True)
@@ -296,10 +297,8 @@ def test_a_run_goes_on_once_a_read_only_disk_may_be_written_to(small_disk, whole
         if p.epochs_done == 2:
             remount(small_disk, "ro")
 
-    with pytest.raises(OSError, match="cannot write .*: Read-only file system; what was"):
-        fit(
-            tiny.recipe(), tiny.regression(), out=small_disk / "run", progress=make_read_only
-        )
+    with pytest.raises(OSError, match=r"cannot write .*: Read-only file system; what was"):
+        fit(tiny.recipe(), tiny.regression(), out=small_disk / "run", progress=make_read_only)
     assert np.isfinite(Run.load(small_disk / "run").predict(tiny.PROBES)["activity"]).all()
     remount(small_disk, "rw")
     run = fit(tiny.recipe(), tiny.regression(), out=small_disk / "run", resume=True)

@@ -37,7 +37,7 @@ DRUGS = [
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
-    """A finished run of each kind, one of them an ensemble, and one with both models' other half."""
+    """Finished runs of every kind of target, both models, and an ensemble."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw", lambda *_: None)
@@ -82,7 +82,18 @@ def unsealed(copied) -> Path:
 
 
 def test_every_input_has_its_row_and_bad_ones_say_why(run):
-    asked = ["CCO", None, "", float("nan"), "xyz", "C(", "CCO", " c1ccccc1 ", "[H][H]", "C(C)(C)(C)(C)C"]  # noqa: E501
+    asked = [
+        "CCO",
+        None,
+        "",
+        float("nan"),
+        "xyz",
+        "C(",
+        "CCO",
+        " c1ccccc1 ",
+        "[H][H]",
+        "C(C)(C)(C)(C)C",
+    ]  # noqa: E501
     frame = run.predict(asked)
     assert list(frame) == ["smiles", "activity", "error"]
     assert len(frame) == len(asked)
@@ -247,11 +258,12 @@ for folder in sys.argv[2:]:
     frame.to_pickle(sys.argv[1] + "/" + folder.split("/")[-1])
 """.format(asked=[*DRUGS, "xyz"])
     folders = [str(run.folder) for run in trained.values()]
+    threads = str(torch.get_num_threads())
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path), *folders],
         check=True,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )  # fmt: skip
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads},
+    )
     for run in trained.values():
         there = pd.read_pickle(tmp_path / run.folder.name)
         here = run.predict([*DRUGS, "xyz"])

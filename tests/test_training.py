@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import subprocess
-import os
 import sys
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -428,7 +429,7 @@ def test_class_weights_raise_the_rare_class(kind, tmp_path):
 def test_every_split_covers_the_table_once(split):
     prepared = training.prepare(tiny.regression(100), DataConfig(split=split), seed=3)
     parts = prepared.split.to_dict()
-    assert sorted(sum(parts.values(), [])) == list(range(100))
+    assert sorted(chain(*parts.values())) == list(range(100))
     fixed = split in ("paper", "scaffold")
     other = training.prepare(tiny.regression(100), DataConfig(split=split), seed=4).split
     assert (other == prepared.split) == fixed
@@ -514,7 +515,7 @@ def test_bad_rows_take_no_part_and_are_told_with_row_and_reason(tmp_path):
     assert [(row, smiles) for row, smiles, _ in run.info.bad_rows] == [(3, "xyz"), (60, "xyz")]
     assert all("not valid SMILES" in reason for *_, reason in run.info.bad_rows)
     assert run.info.molecules["unreadable"] == 2
-    used = sum(read_json(run.folder / "split.json").values(), [])
+    used = chain(*read_json(run.folder / "split.json").values())
     assert sorted(used) == [i for i in range(60) if i not in (2, 59)]
 
 

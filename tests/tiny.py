@@ -30,7 +30,7 @@ SMALL = {
 
 
 def recipe(**fields: Any) -> Recipe:
-    """The default recipe made small, then changed: `recipe(epochs=2, **{"model.name": "compt"})`."""
+    """The default recipe made small, then changed: `recipe(epochs=2, **{"model.depth": 2})`."""
     return Recipe().change(SMALL).change(fields)
 
 
