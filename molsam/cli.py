@@ -49,8 +49,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 def main() -> None:
     """Entry point: bad input ends in one sentence and exit code 2."""
+    # Threads that spin while they wait lose most of their time beside any other busy process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        app(prog_name="molsam")
     except (ValueError, OSError) as error:
         err.print(f"[bold red]molsam:[/] {escape(_sentence(error))}", soft_wrap=True)
         sys.exit(2)
@@ -375,7 +377,7 @@ def _progress_bar() -> Iterator[Any]:
         console=err,
     )
     with bar:
-        row = bar.add_task("training", total=None, at="")
+        row = bar.add_task("reading molecules", total=None, at="")
         yield lambda p: bar.update(
             row,
             total=p.members * p.epochs,
@@ -446,7 +448,8 @@ def _say_check(report: CheckReport) -> None:
         "the same molecule": report.duplicates,
         "of these with other labels": report.conflicts,
     }
-    out.print(f"{escape(report.source)}: {report.rows:,} rows, {low} to {high} heavy atoms")
+    size = f"{report.rows:,} rows, {low} to {high} heavy atoms"
+    out.print(f"{escape(report.source)}: {size}", soft_wrap=True)
     out.print(f"unreadable: {len(report.unreadable):,} rows")
     for fault in report.unreadable[:SHOWN]:
         out.print(f"  {escape(str(fault))}", soft_wrap=True)
@@ -514,10 +517,15 @@ def _score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
 
 def _with_predictions(frame: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     """The user's columns as they were, then ours; a name that is taken gets `predicted ` before."""
-    ours = predictions.drop(columns="smiles").set_axis(frame.index)
+    ours = predictions.drop(columns="smiles").set_axis(frame.index).map(_rounded)
     while taken := {name: f"predicted {name}" for name in ours if name in frame}:
         ours = ours.rename(columns=taken)
     return frame.join(ours)
+
+
+def _rounded(value: Any) -> Any:
+    """A prediction to six figures; anything else as it is."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]:
@@ -533,7 +541,7 @@ def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]
     rows = bad = 0
     with replacing(path) as partial, opener(partial, "wt", encoding="utf-8", newline="") as file:
         for frame in frames:
-            frame.to_csv(file, sep=separator, index=False, header=rows == 0, float_format="%.6g")
+            frame.to_csv(file, sep=separator, index=False, header=rows == 0)
             rows += len(frame)
             bad += int((frame.iloc[:, -1] != "").sum())
     return rows, bad

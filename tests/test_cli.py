@@ -211,9 +211,7 @@ def test_a_file_cut_short_leaves_the_old_predictions(run, tmp_path, monkeypatch)
     table = write_table(tmp_path / "in.csv.gz", count=50)
     table.write_bytes(table.read_bytes()[:-20])
     (tmp_path / "out.csv").write_text("old")
-    monkeypatch.setattr(
-        datasets, "iter_chunks", functools.partial(datasets.iter_chunks, chunk=7)
-    )
+    monkeypatch.setattr(datasets, "iter_chunks", functools.partial(datasets.iter_chunks, chunk=7))
     result = molsam("predict", run.folder, table, "-o", tmp_path / "out.csv")
     assert_refused(result, "in.csv.gz is not a whole gzip file")
     assert (tmp_path / "out.csv").read_text() == "old"
@@ -420,8 +418,7 @@ def test_help_is_readable_in_eighty_columns(name, monkeypatch):
     assert (command.help or "").split(":")[0].split(".")[0][:40] in result.out
     for parameter in command.params:
         for option in parameter.opts:
-            shown = option if option.startswith("-") else parameter.make_metavar(None)  # type: ignore[arg-type]
-            assert shown.strip("[].") in result.out, option
+            assert option.lower() in result.out.lower()
     for other in getattr(command, "commands", {}):
         assert other in result.out
 

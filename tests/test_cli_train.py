@@ -1,4 +1,4 @@
-"""`molsam train`: what it prints and leaves, how it goes on, and what it refuses in one sentence."""
+"""`molsam train`: what it prints and leaves, how it goes on, what it refuses in one sentence."""
 
 from __future__ import annotations
 
@@ -161,9 +161,7 @@ def test_a_forest_beside(mine, tmp_path):
 
 
 def test_repeats_print_mean_and_standard_deviation(mine, done, tmp_path):
-    result = train(
-        "--data", mine, "--target", "pIC50", "--repeats", 2, "--out", tmp_path / "many"
-    )
+    result = train("--data", mine, "--target", "pIC50", "--repeats", 2, "--out", tmp_path / "many")
     assert result.code == 0
     runs = [Run.load(tmp_path / "many" / f"seed-{s}") for s in (0, 1)]
     tiny.assert_same_run(runs[0], Run.load(done[1]))
@@ -189,7 +187,7 @@ def test_splits_by_name(split, mine, tmp_path):
 
 def test_a_split_from_a_file_wherever_the_run_is_resumed(mine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parts = {"train": list(range(0, 40)), "valid": [40, 41, 42], "test": [50, 51, 52, 53]}
+    parts = {"train": list(range(40)), "valid": [40, 41, 42], "test": [50, 51, 52, 53]}
     Path("s.json").write_text(json.dumps(parts))
     result = train("--data", mine, "--target", "pIC50", "--split", "s.json", "--out", "run")
     assert result.code == 0, result.err
@@ -245,6 +243,7 @@ def test_bbbp_has_eleven_rows_that_nobody_can_read(moleculenet, tmp_path, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "name", ["freesolv", "lipophilicity", "bace", "clintox", "sider", "tox21", "hiv", "muv"]
 )

@@ -93,7 +93,7 @@ def test_every_input_has_its_row_and_bad_ones_say_why(run):
         " c1ccccc1 ",
         "[H][H]",
         "C(C)(C)(C)(C)C",
-    ]  # noqa: E501
+    ]
     frame = run.predict(asked)
     assert list(frame) == ["smiles", "activity", "error"]
     assert len(frame) == len(asked)
