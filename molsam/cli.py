@@ -117,7 +117,8 @@ def train(
         table = _load(chosen, _source(name, data), data_dir)
         folder = training.open_folder(out_folder, table.source, resume=False)
     _say_table(table, guessed=not chosen.data.targets and data is not None)
-    with _interruptible(folder), _progress_bar() as progress:
+    again = _resume_command(folder, device, data_dir, baseline)
+    with _interruptible(folder, again), _progress_bar() as progress:
         choices = {"device": device, "baseline": baseline, "progress": progress}
         if repeats == 1:
             done = [training.fit(chosen, table, out=folder, seed=seed, resume=True, **choices)]
@@ -340,9 +341,17 @@ def _resumed(folder: Path, data_dir: Path | None) -> tuple[Recipe, MoleculeTable
     return recipe, table, asked.seed, many.repeats if many else 1
 
 
+def _resume_command(folder: Path, device: str, data_dir: Path | None, baseline: bool) -> str:
+    """What goes on with a run, with the options that no run remembers."""
+    command = ["molsam", "train", "--resume", str(folder)]
+    command += ["--device", device] if device != "auto" else []
+    command += ["--data-dir", str(data_dir)] if data_dir else []
+    return shlex.join(command + ["--baseline"] * baseline)
+
+
 @contextmanager
-def _interruptible(folder: Path) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end with the command that goes on, once there is a run to go on with."""
+def _interruptible(folder: Path, again: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end with the command `again`, once there is a run to go on with."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -352,8 +361,7 @@ def _interruptible(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         begun = any((folder / name).is_file() for name in ("run.json", "repeats.json"))
-        command = f"molsam train --resume {shlex.quote(str(folder))}"
-        advice = f"go on with: {command}" if begun else "before training began; start again"
+        advice = f"go on with: {again}" if begun else "before training began; start again"
         err.print(f"\nstopped; {escape(advice)}", soft_wrap=True)
         raise typer.Exit(130) from None
     finally:

@@ -170,7 +170,9 @@ class Run:
 
     def predict_mols(self, mols: Sequence[Mol]) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std) over the ensemble in user units: (N, T), for classes (N, T, C)."""
-        return self.predict_packed(featurize(mols, self.recipe.data, self.scalers))
+        choices = self.recipe.data
+        packed = featurize(mols, describe(mols, choices), choices, self.scalers)
+        return self.predict_packed(packed)
 
     def predict_packed(self, packed: PackedMolecules) -> tuple[np.ndarray, np.ndarray]:
         """`predict_mols` for molecules that are packed as the recipe's model reads them."""
@@ -253,14 +255,23 @@ def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
     return model(kind.atom_size, kind.bond_size, outputs, descriptor_size=joined, **config)
 
 
+def describe(mols: Sequence[Mol], choices: DataConfig) -> np.ndarray | None:
+    """(N, P) float64 RDKit descriptors, unscaled; None where the recipe has none."""
+    return descriptor_matrix(mols) if choices.descriptors else None
+
+
 def featurize(
-    mols: Sequence[Mol], choices: DataConfig, scalers: Scalers, y: np.ndarray | None = None
+    mols: Sequence[Mol],
+    raw: np.ndarray | None,
+    choices: DataConfig,
+    scalers: Scalers,
+    y: np.ndarray | None = None,
 ) -> PackedMolecules:
-    """Molecules as the recipe's model reads them, descriptors scaled, `y` as given."""
+    """Molecules as the recipe's model reads them; `raw` from `describe`, `y` in model space."""
     packed = PackedMolecules.from_mols(mols, choices.featurizer, y)
-    if scalers.descriptors is None:
+    if raw is None or scalers.descriptors is None:
         return packed
-    scaled = scaling.scale_descriptors(scalers.descriptors, descriptor_matrix(mols))
+    scaled = scaling.scale_descriptors(scalers.descriptors, raw)
     return replace(packed, descriptors=torch.from_numpy(scaled))
 
 

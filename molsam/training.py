@@ -60,12 +60,13 @@ def fit(
     device = str(runs.pick_device(device))
     check_served(recipe.training, table.kind)
     prepared = prepare(table, recipe.data, seed)
-    scalers = fit_scalers(prepared, recipe.data)
+    raw = runs.describe(prepared.mols, recipe.data)
+    scalers = fit_scalers(prepared, raw)
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
     if run.info.status == "finished":
         return run
     labels = scalers.target.transform(prepared.table.y)
-    packed = runs.featurize(prepared.mols, recipe.data, scalers, labels)
+    packed = runs.featurize(prepared.mols, raw, recipe.data, scalers, labels)
     trainer = Trainer(run, packed, prepared.split, progress)
     for member in range(recipe.training.members):
         trainer.train(member)
@@ -227,17 +228,14 @@ def refuse_unlabelled(table: MoleculeTable, split: Split) -> None:
         )
 
 
-def fit_scalers(prepared: Prepared, choices: DataConfig) -> Scalers:
-    """Target and descriptor scales, from training rows only."""
+def fit_scalers(prepared: Prepared, raw: np.ndarray | None) -> Scalers:
+    """Scales of the targets and of the `raw` descriptors, from training rows only."""
     table, train = prepared.table, prepared.split.train
     regression = table.kind == "regression"
     target = (
         Standardizer.fit(table.y[train]) if regression else Standardizer.identity(len(table.tasks))
     )
-    if not choices.descriptors:
-        return Scalers(target, None)
-    rows = runs.descriptor_matrix([prepared.mols[int(i)] for i in train])
-    return Scalers(target, fit_descriptors(rows))
+    return Scalers(target, None if raw is None else fit_descriptors(raw[train]))
 
 
 def start_run(

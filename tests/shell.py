@@ -6,7 +6,7 @@ import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import pandas as pd
@@ -59,7 +59,7 @@ def assert_refused(result: Result, *parts: str) -> None:
         assert part in lines[-1]
 
 
-def write_table(path: Path, count: int = 60, **columns: object) -> Path:
+def write_table(path: Path, count: int = 60, **columns: Any) -> Path:
     """A CSV of `tiny.regression` with the columns id, smiles, pIC50 and those given."""
     table = tiny.regression(count)
     frame = pd.DataFrame({"id": range(count), "smiles": table.smiles, "pIC50": table.y[:, 0]})

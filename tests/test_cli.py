@@ -10,6 +10,7 @@ import re
 import shutil
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ import typer
 from rdkit import Chem
 from shell import assert_refused, molsam, write_table
 
-from molsam import Recipe, Run, cli, datasets, fit, molecules, recipes, report
+from molsam import Recipe, Run, cli, datasets, fit, molecules, recipes
 from molsam.runs import WEIGHTS
 
 SMILES = ["CCO", "c1ccccc1O", "xyz", "", "CC(=O)O", "CCO"]
@@ -30,8 +31,7 @@ BAD = [2, 3]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished regression run on a CSV with the target `pIC50`."""
     folder = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw", lambda *_: None)
+    with tiny.undrawn():
         table = write_table(folder / "mine.csv")
         recipe = tiny.recipe(epochs=1, targets=("pIC50",))
         return fit(recipe, table, out=folder / "run")
@@ -105,7 +105,7 @@ def as_parquet(path: Path) -> list[str]:
         }
     )
     frame.to_parquet(path)
-    return list(frame)
+    return frame.columns.tolist()
 
 
 def as_tsv(path: Path) -> list[str]:
@@ -340,7 +340,7 @@ def test_data_sets_are_listed_in_eighty_columns():
 
 
 def test_a_data_set_at_hand_is_not_downloaded(moleculenet, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.loading, "fetch", lambda *_, **__: pytest.fail("downloads"))
+    monkeypatch.setattr("molsam.datasets.loading.fetch", lambda *_, **__: pytest.fail("downloads"))
     result = molsam("data", "fetch", "esol", "freesolv", "--data-dir", moleculenet)
     assert (result.code, result.err) == (0, "")
     assert result.out == "esol: 1,128 rows, content checked\nfreesolv: 642 rows, content checked\n"
@@ -397,10 +397,10 @@ def test_brackets_in_a_message_are_not_markup(run, tmp_path):
 # help
 
 
-def commands() -> dict[str, typer.core.TyperCommand]:
+def commands() -> dict[str, Any]:
     """Every command by its words."""
-    found = {"": typer.main.get_command(cli.app)}
-    for name, command in found[""].commands.items():  # type: ignore[attr-defined]
+    found: dict[str, Any] = {"": typer.main.get_command(cli.app)}
+    for name, command in found[""].commands.items():
         found[name] = command
         found |= {f"{name} {n}": c for n, c in getattr(command, "commands", {}).items()}
     return found

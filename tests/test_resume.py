@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tiny
 
-from molsam import Run, epochs, files, fit, fit_repeats, report
+from molsam import Run, epochs, files, fit, fit_repeats
 from molsam.files import RunError, read_json
 from molsam.recipes import RecipeError
 from molsam.runs import CHECKPOINT, WEIGHTS
@@ -26,8 +26,7 @@ from molsam.runs import CHECKPOINT, WEIGHTS
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw", lambda *_: None)
+    with tiny.undrawn(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(epochs, "CHECKPOINT_SECONDS", 0.0)
         yield
 
@@ -183,7 +182,7 @@ def test_another_run_is_not_gone_on_with(status, change, words, killed, whole, t
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     table = {
         "labels": replace(tiny.regression(), y=tiny.regression().y + 1),
-        "rows": tiny.regression().take(range(59)),
+        "rows": tiny.regression(59),
         None: tiny.regression(),
     }[change.get("data")]
     recipe = tiny.recipe(**fields).change(change.get("recipe", {}))

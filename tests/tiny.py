@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from torch import Tensor
 
-from molsam import MoleculeTable, Recipe, Run, datasets
+from molsam import MoleculeTable, Recipe, Run, datasets, report
 from molsam.files import load_state
 from molsam.runs import WEIGHTS
 
@@ -24,9 +26,19 @@ SMALL = {
     "model.heads": 2,
     "model.readout": "mean",
     "data.descriptors": False,
+    "optimizer.lr": 5e-4,
+    "optimizer.rho": 0.05,
     "training.epochs": 3,
     "training.batch_size": 16,
 }
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Runs without pictures, which take most of the time of a tiny one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw", lambda *_: None)
+        yield
 
 
 def recipe(**fields: Any) -> Recipe:

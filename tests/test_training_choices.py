@@ -1,0 +1,310 @@
+"""Training as a recipe says: every choice has its effect, and what cannot be is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from molsam import MoleculeTable, Run, epochs, fit, runs, splits, training
+from molsam.datasets import DataError
+from molsam.epochs import TrainingError
+from molsam.files import RunError, read_json
+from molsam.optim.schedules import SCHEDULES
+from molsam.recipes import DataConfig
+from molsam.splits import Split, SplitError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _undrawn() -> Iterator[None]:
+    with tiny.undrawn():
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Regression, seed 0."""
+    return fit(tiny.recipe(), tiny.regression(), out=tmp_path_factory.mktemp("runs") / "a")
+
+
+# Every choice of a recipe
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_sets_the_learning_rate(schedule, tmp_path):
+    recipe = tiny.recipe(schedule=schedule, warmup=0.5, epochs=4)
+    run = fit(recipe, tiny.regression(), out=tmp_path / "run")
+    last_step = [(epoch + 2 / 3) / 4 for epoch in range(4)]  # 48 rows are three batches of 16
+    expected = [recipe.optimizer.lr * SCHEDULES[schedule](t, 0.5) for t in last_step]
+    assert tiny.history(run)["lr"].tolist() == pytest.approx(expected)
+
+
+LOSSES = {
+    "mse": tiny.lengths,
+    "mae": tiny.lengths,
+    "huber": tiny.lengths,
+    "bce": tiny.multilabel,
+    "cross_entropy": tiny.multiclass,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_falls(loss, tmp_path):
+    recipe = tiny.recipe(loss=loss, epochs=8, dropout=0.0, **{"optimizer.lr": 0.005})
+    losses = tiny.history(fit(recipe, LOSSES[loss](), out=tmp_path / "run"))["loss"]
+    assert losses.iloc[-1] < 0.95 * losses.iloc[0]
+
+
+@pytest.mark.parametrize("model", ["compt", "graph_transformer"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_both_models_learn_in_both_precisions(model, precision, tmp_path):
+    recipe = tiny.recipe(epochs=8, precision=precision, **{"model.name": model})
+    recipe = recipe.change({"optimizer.lr": 0.005, "dropout": 0.0})
+    run = fit(recipe, tiny.lengths(), out=tmp_path / "run")
+    losses = tiny.history(run)["loss"]
+    assert losses.iloc[-1] < 0.9 * losses.iloc[0]
+    assert all(t.dtype == torch.float32 for t in tiny.weights(run)[0].values())
+    assert np.isfinite(run.predict(tiny.PROBES)["task"]).all()
+
+
+@pytest.mark.parametrize("featurizer", ["canonical", "attentivefp", "weave", "pagtn", "compt"])
+def test_every_featurizer_trains(featurizer, tmp_path):
+    run = fit(tiny.recipe(epochs=1, featurizer=featurizer), tiny.regression(), out=tmp_path / "r")
+    assert np.isfinite(run.predict(tiny.PROBES)["activity"]).all()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"clip_norm": 0.01},
+        {"gamma": 0.5},
+        {"reuse_interval": 1},
+        {"normalize_anchor": False},
+        {"optimizer.base": "adam"},
+        {"optimizer.name": "sam"},
+        {"optimizer.name": "none"},
+        {"optimizer.rho": 0.2},
+        {"batch_size": 7},
+        {"max_pairs": 3000},
+        {"readout": "gru"},
+    ],
+    ids=str,
+)
+def test_a_choice_has_its_effect(fields, reference, tmp_path):
+    run = fit(tiny.recipe(**fields), tiny.regression(), out=tmp_path / "run")
+    losses = tiny.history(run)["valid_loss"]
+    assert np.isfinite(losses).all()
+    assert not losses.equals(tiny.history(reference)["valid_loss"])
+
+
+def test_rho_decays_as_in_equation_4(tmp_path):
+    recipe = tiny.recipe(gamma=0.5, rho_epochs=2, epochs=5, **{"optimizer.rho": 0.08})
+    run = fit(recipe, tiny.regression(), out=tmp_path / "run")
+    expected = [0.08 * 0.5 ** (epoch // 2) for epoch in range(5)]
+    assert tiny.history(run)["rho"].tolist() == pytest.approx(expected)
+
+
+def test_a_plain_optimizer_has_no_radius(tmp_path):
+    run = fit(
+        tiny.recipe(epochs=1, **{"optimizer.name": "none"}), tiny.regression(), out=tmp_path / "r"
+    )
+    assert tiny.history(run)["rho"].tolist() == [0.0]
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_class_weighs_the_more_the_rarer_it_is_in_training(weighted, kind, tmp_path):
+    y = tiny.regression().y
+    table = tiny.relabel(y > np.quantile(y, 0.85), kind, "ab" if kind == "multiclass" else ())
+    recipe = tiny.recipe(epochs=1, class_weights=weighted)
+    run = fit(recipe, table, out=tmp_path / "run")
+    parts = training.prepare(table, recipe.data, seed=0).split
+    packed: Any = SimpleNamespace(y=torch.from_numpy(table.y))
+    loss = epochs.pick_loss(run, packed, parts)
+    undecided = torch.zeros(1, runs.output_size(run.info))
+    known = torch.ones(1, 1, dtype=torch.bool)
+    common, rare = (loss(undecided, torch.full((1, 1), float(c)), known) for c in (0, 1))
+    train = table.y[parts.train]
+    ratio = (train == 0).sum() / (train == 1).sum() if weighted else 1.0
+    assert float(rare / common) == pytest.approx(ratio)
+
+
+# Splits
+
+
+@pytest.mark.parametrize(
+    "split", ["random", "paper", "scaffold", "balanced_scaffold", "stratified", "k_fold"]
+)
+def test_every_split_covers_the_table_once(split):
+    prepared = training.prepare(tiny.regression(100), DataConfig(split=split), seed=3)
+    parts = prepared.split.to_dict()
+    assert sorted(chain(*parts.values())) == list(range(100))
+    fixed = split in ("paper", "scaffold")
+    other = training.prepare(tiny.regression(100), DataConfig(split=split), seed=4).split
+    assert (other == prepared.split) == fixed
+
+
+def test_k_fold_tests_every_molecule_once_over_its_seeds():
+    choices = DataConfig(split="k_fold", folds=4)
+    tested = [training.prepare(tiny.regression(), choices, seed=s).split.test for s in range(4)]
+    assert sorted(np.concatenate(tested)) == list(range(60))
+
+
+def test_a_split_column_is_followed():
+    words = ("train",) * 40 + ("valid",) * 10 + ("test",) * 10
+    table = replace(tiny.regression(), folds=words)
+    choices = DataConfig(split="column", split_column="fold")
+    parts = training.prepare(table, choices, seed=0).split
+    assert parts == Split(np.arange(40), np.arange(40, 50), np.arange(50, 60))
+    with pytest.raises(SplitError, match="column"):
+        training.prepare(tiny.regression(), choices, seed=0)
+
+
+def unreadable(*rows: int) -> MoleculeTable:
+    """`regression` with the SMILES of these data rows spoilt."""
+    table = tiny.regression()
+    smiles = tuple("xyz" if i + 1 in rows else s for i, s in enumerate(table.smiles))
+    return replace(table, smiles=smiles)
+
+
+def test_a_split_file_counts_all_rows_the_unreadable_ones_too(tmp_path):
+    splits_file = tmp_path / "split.json"
+    parts = {"train": list(range(40)), "val": list(range(40, 50)), "test": list(range(50, 60))}
+    splits_file.write_text(json.dumps(parts))
+    choices = DataConfig(split="file", split_file=str(splits_file))
+    prepared = training.prepare(unreadable(1, 45, 60), choices, seed=0)
+    rows = {p: (prepared.table.rows[getattr(prepared.split, p)]).tolist() for p in splits.PARTS}
+    assert rows == {
+        "train": list(range(2, 41)),
+        "valid": [41, 42, 43, 44, *range(46, 51)],
+        "test": list(range(51, 60)),
+    }
+    parts["test"].append(60)
+    splits_file.write_text(json.dumps(parts))
+    with pytest.raises(SplitError, match="position 60"):
+        training.prepare(unreadable(1), choices, seed=0)
+
+
+def test_the_split_of_a_run_gives_the_same_split_to_another(tmp_path):
+    table = unreadable(7, 60)
+    first = fit(tiny.recipe(epochs=1), table, out=tmp_path / "a", seed=3)
+    given = tmp_path / "a" / "split.json"
+    again = tiny.recipe(epochs=1, split="file", split_file=str(given))
+    second = fit(again, table, out=tmp_path / "b", seed=8)
+    assert (second.folder / "split.json").read_bytes() == given.read_bytes()
+    assert first.info.molecules == second.info.molecules
+    assert first.info.molecules["unreadable"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is not JSON"),
+        ("[1, 2]", "no lists under"),
+        ('{"train": [0], "test": [1]}', "without 'valid'"),
+        ('{"train": [0], "valid": [1], "test": [1]}', "twice"),
+        ('{"train": [0], "valid": [1], "test": []}', "empty"),
+        (None, "there is no split file"),
+    ],
+)
+def test_a_bad_split_file_is_refused(text, words, tmp_path):
+    path = tmp_path / "split.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SplitError, match=words):
+        training.prepare(tiny.regression(), DataConfig(split="file", split_file=str(path)), seed=0)
+
+
+# Bad rows and refusals
+
+
+def test_bad_rows_take_no_part_and_are_told_with_row_and_reason(tmp_path):
+    table = unreadable(3, 60)
+    run = fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
+    assert [(row, smiles) for row, smiles, _ in run.info.bad_rows] == [(3, "xyz"), (60, "xyz")]
+    assert all("not valid SMILES" in reason for *_, reason in run.info.bad_rows)
+    assert run.info.molecules["unreadable"] == 2
+    used = chain(*read_json(run.folder / "split.json").values())
+    assert sorted(used) == [i for i in range(60) if i not in (2, 59)]
+
+
+def test_rows_are_those_of_the_source_where_a_part_of_it_is_trained_on(tmp_path):
+    run = fit(tiny.recipe(epochs=1), unreadable(3, 60).take(slice(2, 60)), out=tmp_path / "run")
+    assert [row for row, *_ in run.info.bad_rows] == [3, 60]
+
+
+def test_a_table_with_no_readable_row_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"none of the 60 rows .* the first: row 1"):
+        fit(tiny.recipe(), unreadable(*range(1, 61)), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"metric": "roc_auc"}, "'roc_auc' does not serve regression targets; use rmse, mae, r2"),
+        ({"metric": "rsme"}, "'rsme' does not serve"),
+        ({"loss": "bce"}, "'bce' does not serve regression targets; use mse, mae, huber"),
+    ],
+)
+def test_a_metric_or_loss_of_another_kind_is_refused_before_a_folder_is_made(
+    fields, words, tmp_path
+):
+    with pytest.raises(TrainingError, match=words):
+        fit(tiny.recipe(**fields), tiny.regression(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_device_is_refused_before_the_molecules_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "prepare", lambda *_: pytest.fail("too late"))
+    with pytest.raises(ValueError, match="device 'abacus' cannot be used"):
+        fit(tiny.recipe(), tiny.regression(), out=tmp_path / "run", device="abacus")
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"optimizer.lr": 1e20, "optimizer.name": "none"}, "training"),
+        ({"optimizer.lr": 1e20, "batch_size": 64, "schedule": "constant", "warmup": 0.0}, "valid"),
+    ],
+)
+def test_divergence_says_what_to_try(fields, part, tmp_path):
+    with pytest.raises(TrainingError, match=rf"the {part}\w* loss is .* in epoch 1: try a lower"):
+        fit(tiny.recipe(**fields), tiny.regression(), out=tmp_path / "run")
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="is not empty"):
+        fit(tiny.recipe(), tiny.regression(), out=tmp_path / "full")
+    with pytest.raises(RunError, match="is a file"):
+        fit(tiny.recipe(), tiny.regression(), out=tmp_path / "full" / "thesis.tex")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+
+def test_without_a_name_runs_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = replace(tiny.regression(), source="data/mine.v2.csv")
+    folders = [fit(tiny.recipe(epochs=1), table, seed=s).folder for s in range(2)]
+    assert [str(folder) for folder in folders] == ["runs/mine-1", "runs/mine-2"]
+
+
+@pytest.mark.parametrize(
+    ("count", "learns"), [(3, True), (2, False), (1, False)], ids=["three", "two", "one"]
+)
+def test_three_molecules_are_the_fewest(count, learns, tmp_path):
+    table = tiny.regression().take(slice(count))
+    if learns:
+        run = fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
+        assert run.scores["test"]["r2"]["excluded"] == ["activity"]
+    else:
+        with pytest.raises(SplitError, match="molecules"):
+            fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
