@@ -176,7 +176,7 @@ def prepare(table: MoleculeTable, choices: DataConfig, seed: int) -> Prepared:
         split = readable_part(saved, good)
     else:
         split = make_split(good, parsed.mols, choices, seed)
-    refuse_unlabelled(good, split)
+    refuse_unlearnable(good, split)
     return Prepared(good, parsed.mols, split, bad)
 
 
@@ -211,15 +211,22 @@ def readable_part(saved: Split, table: MoleculeTable) -> Split:
     return Split(*(np.flatnonzero(np.isin(rows, getattr(saved, part))) for part in PARTS))
 
 
-def refuse_unlabelled(table: MoleculeTable, split: Split) -> None:
-    """Every task needs a label to learn from, and one of them a label to select by."""
+def refuse_unlearnable(table: MoleculeTable, split: Split) -> None:
+    """Training rows need a label for each task and two that differ, validation rows any label."""
     known = ~np.isnan(table.y)
+    y = table.y[split.train]
     bare = ~known[split.train].any(axis=0)
     if bare.any():
         raise datasets.DataError(
             f"{table.source}: no training row has a label for "
             f"{', '.join(np.array(table.tasks)[bare])}; leave the target out, or choose another "
             "split or seed"
+        )
+    if (np.nanmax(y, axis=0) == np.nanmin(y, axis=0)).all():
+        raise datasets.DataError(
+            f"{table.source}: the label of {', '.join(table.tasks)} never differs in the "
+            f"{len(y)} training rows, so there is nothing to learn; add molecules with other "
+            "labels, or choose another target, split or seed"
         )
     if not known[split.valid].any():
         raise datasets.DataError(

@@ -303,6 +303,13 @@ def test_a_run_is_evaluated_on_a_file(run, tmp_path):
     assert f"{np.sqrt(np.mean(error**2)):.3f}" in result.out
 
 
+def test_a_single_measured_molecule_will_do(run, tmp_path):
+    (tmp_path / "new.csv").write_text("smiles,pIC50\nCCO,5.5\n")
+    result = molsam("evaluate", run.folder, tmp_path / "new.csv")
+    assert result.code == 0, result.err
+    assert f"{abs(run.predict(['CCO'])['pIC50'][0] - 5.5):.3f}" in result.out
+
+
 def test_a_file_without_the_target_is_refused(run, tmp_path):
     (tmp_path / "new.csv").write_text("smiles,pIC5\nC,1\nCC,2\n")
     result = molsam("evaluate", run.folder, tmp_path / "new.csv")

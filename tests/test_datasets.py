@@ -340,10 +340,6 @@ BAD_FILES = {
     ),
     "infinite target": ("smiles,y\nC,1\nN,inf\n", {"targets": ["y"]}, "row 2, column 'y': 'inf'"),
     "distinct texts": ("smiles,y\nC,a\nN,b\nO,c\n", {"targets": ["y"]}, "row 1, column 'y': 'a'"),
-    "constant": ("smiles,y\nC,2.5\nN,2.5\nO,\n", {}, "never differs in 'y'"),
-    "one class": ("smiles,y\nC,1\nN,1\n", {}, "never differs in 'y'"),
-    "one class in every task": ("smiles,a,b\nC,1,0\nN,1,\n", {}, "never differs in 'a', 'b'"),
-    "one text class": ("smiles,y\nC,x\nN,x\n", {"kind": "multiclass", "targets": ["y"]}, "differs"),
     "no labels": ("smiles,y\nC,\nN,NA\n", {"targets": ["y"]}, "no label in 'y'"),
     "not binary": (
         "smiles,y\nC,0\nN,1\nO,2\n",

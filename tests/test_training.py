@@ -25,7 +25,6 @@ from molsam import (
     fit,
     fit_repeats,
     metrics,
-    molecules,
     report,
     runs,
     training,
@@ -34,6 +33,7 @@ from molsam.datasets import DataError
 from molsam.epochs import Progress
 from molsam.files import read_json
 from molsam.recipes import DataConfig
+from molsam.scaling import fit_descriptors
 
 DRAW = report.draw
 
@@ -210,8 +210,6 @@ def test_where_no_task_can_be_judged_the_validation_loss_selects(tmp_path):
 def test_an_ensemble_gives_the_mean_of_its_members_and_their_spread(tmp_path):
     run = fit(tiny.recipe(members=2, epochs=2), tiny.regression(), out=tmp_path / "run")
     assert [member.name for member in run.members] == ["member-0", "member-1"]
-    first, second = tiny.weights(run)
-    assert any(not torch.equal(first[name], second[name]) for name in first)
     frame = run.predict(tiny.PROBES)
     assert list(frame) == ["smiles", "activity", "activity std", "error"]
     each = []
@@ -222,6 +220,12 @@ def test_an_ensemble_gives_the_mean_of_its_members_and_their_spread(tmp_path):
     assert np.allclose(frame["activity"], np.mean(each, axis=0), rtol=1e-12)
     assert np.allclose(frame["activity std"], np.std(each, axis=0), rtol=1e-9)
     assert (frame["activity std"] > 0).all()
+
+
+def test_members_start_from_weights_of_their_own(tmp_path):
+    recipe = tiny.recipe(members=2, epochs=1, **{"optimizer.lr": 1e-9})
+    first, second = tiny.weights(fit(recipe, tiny.regression(), out=tmp_path / "run"))
+    assert not torch.allclose(first["atom_embedding.weight"], second["atom_embedding.weight"])
 
 
 # Selection
@@ -295,8 +299,7 @@ def test_scales_are_those_of_the_training_rows(tmp_path):
     kept = read_json(run.folder / "scalers.json")["descriptors"]
     prepared = training.prepare(tiny.regression(), run.recipe.data, 0)
     rows = runs.descriptor_matrix([prepared.mols[int(i)] for i in prepared.split.train])
-    mass = molecules.DESCRIPTORS.index("MolWt")
-    assert kept["center"][mass] == pytest.approx(np.median(rows[:, mass]))
+    assert kept == fit_descriptors(rows).to_dict()
     assert np.isfinite(run.predict([*tiny.PROBES, "[Na+].[Cl-]"])["activity"]).all()
 
 
@@ -315,6 +318,24 @@ def test_validation_rows_without_any_label_are_refused(tmp_path):
     y[parts.valid] = np.nan
     with pytest.raises(DataError, match="no validation row has a label"):
         fit(tiny.recipe(), tiny.relabel(y, "regression"), out=tmp_path / "run")
+
+
+CONSTANT = {
+    "regression": tiny.relabel(np.full((60, 1), 2.5), "regression"),
+    "binary": tiny.relabel(np.ones((60, 2)) * [0, 1], "binary"),
+    "multiclass": tiny.relabel(np.zeros((60, 1)), "multiclass", ["only"]),
+}
+
+
+@pytest.mark.parametrize("kind", CONSTANT)
+def test_labels_that_never_differ_are_refused(kind, tmp_path):
+    with pytest.raises(DataError, match="never differs in the 48 training rows"):
+        fit(tiny.recipe(), CONSTANT[kind], out=tmp_path / "run")
+    y = CONSTANT[kind].y.copy()
+    y[:, 0] = 1 - y[:, 0]
+    y[training.make_split(tiny.regression(), [None] * 60, DataConfig(), 0).train] = 1  # type: ignore[list-item]
+    with pytest.raises(DataError, match="never differs in the 48 training rows"):
+        fit(tiny.recipe(), replace(CONSTANT[kind], y=y), out=tmp_path / "run")
 
 
 @pytest.mark.usefixtures("drawn")

@@ -105,6 +105,16 @@ def test_a_choice_has_its_effect(fields, reference, tmp_path):
     assert not losses.equals(tiny.history(reference)["valid_loss"])
 
 
+def test_an_anchor_an_epoch_is_one_in_as_many_steps_as_it_has(reference, tmp_path):
+    every, once = (
+        fit(tiny.recipe(reuse_interval=n), tiny.regression(), out=tmp_path / str(n))
+        for n in (3, 1000)
+    )
+    assert tiny.history(every).equals(tiny.history(reference))
+    assert tiny.same_weights(every, reference)
+    assert not tiny.history(once).equals(tiny.history(reference))
+
+
 def test_rho_decays_as_in_equation_4(tmp_path):
     recipe = tiny.recipe(gamma=0.5, rho_epochs=2, epochs=5, **{"optimizer.rho": 0.08})
     run = fit(recipe, tiny.regression(), out=tmp_path / "run")
@@ -297,14 +307,11 @@ def test_without_a_name_runs_are_numbered(tmp_path, monkeypatch):
     assert [str(folder) for folder in folders] == ["runs/mine-1", "runs/mine-2"]
 
 
-@pytest.mark.parametrize(
-    ("count", "learns"), [(3, True), (2, False), (1, False)], ids=["three", "two", "one"]
-)
-def test_three_molecules_are_the_fewest(count, learns, tmp_path):
-    table = tiny.regression().take(slice(count))
-    if learns:
-        run = fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
-        assert run.scores["test"]["r2"]["excluded"] == ["activity"]
-    else:
-        with pytest.raises(SplitError, match="molecules"):
-            fit(tiny.recipe(epochs=1), table, out=tmp_path / "run")
+def test_four_molecules_are_the_fewest(tmp_path):
+    run = fit(tiny.recipe(epochs=1), tiny.regression(4), out=tmp_path / "run")
+    assert run.scores["test"]["r2"]["excluded"] == ["activity"]
+    with pytest.raises(DataError, match="never differs in the 1 training rows"):
+        fit(tiny.recipe(), tiny.regression(3), out=tmp_path / "three")
+    for count in (1, 2):
+        with pytest.raises(SplitError, match=f"{count} molecules leave none to train"):
+            fit(tiny.recipe(), tiny.regression(count), out=tmp_path / "few")

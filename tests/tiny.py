@@ -25,6 +25,7 @@ SMALL = {
     "model.depth": 1,
     "model.heads": 2,
     "model.readout": "mean",
+    "model.dropout": 0.1,
     "data.descriptors": False,
     "optimizer.lr": 5e-4,
     "optimizer.rho": 0.05,

@@ -42,7 +42,7 @@ def load(
     Raises
     ------
     DataError : neither a task nor a file, another content than published, no download, or
-        nothing to learn from.
+        no labels.
     """
     choices = {"smiles": smiles, "targets": targets, "kind": kind, "split_column": split_column}
     given = {name: choice for name, choice in choices.items() if choice}

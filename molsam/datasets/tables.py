@@ -149,7 +149,7 @@ def table_from_frame(
     Raises
     ------
     DataError : no such column (the nearest are offered), a text or a number out of place (with
-        its row), or no target in which two molecules differ.
+        its row), or targets without any label.
     """
     if kind is not None and kind not in get_args(Kind):
         raise DataError(
@@ -319,18 +319,11 @@ def _guess_kind(y: np.ndarray) -> Kind:
 
 
 def _refuse_unusable(y: np.ndarray, tasks: Sequence[str], kind: Kind, source: str) -> None:
-    """Refuse labels that do not fit the kind, and tables with no task to learn from."""
+    """Refuse labels that do not fit the kind, and targets without any label."""
     if kind == "binary":
         _refuse_other_than_0_1(y, tasks, source)
-    known = [np.unique(column[~np.isnan(column)]) for column in y.T]
-    if not known or any(len(values) > 1 for values in known):
-        return
-    if not any(map(len, known)):
+    if tasks and np.isnan(y).all():
         raise DataError(f"{source} has no label in {listed(tasks)}; name another target")
-    raise DataError(
-        f"{source}: the label never differs in {listed(tasks)}, so there is nothing to learn; "
-        "name another target, or add molecules with other labels"
-    )
 
 
 def _refuse_other_than_0_1(y: np.ndarray, tasks: Sequence[str], source: str) -> None:
