@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+SUMS = "SHA256SUMS"
 
 
 class RunError(ValueError):
@@ -99,8 +102,30 @@ def _unfold(node: dict[str, Any], tensor: Callable[[str], Tensor]) -> Any:
     return value
 
 
-def sha256(path: Path) -> str:
-    """Of a file's bytes."""
+def seal(folder: Path, names: Iterable[str]) -> None:
+    """Write `SHA256SUMS` over these files, in the form that `sha256sum --check` reads."""
+    lines = [f"{_sha256(folder / name)}  {name}\n" for name in names]
+    write_atomic(folder / SUMS, "".join(lines).encode())
+
+
+def sealed(folder: Path) -> bool:
+    """Whether the folder is finished, having its checksums."""
+    return (folder / SUMS).is_file()
+
+
+def check_seal(folder: Path) -> None:
+    """Compare a sealed folder with its checksums; a `RunError` names the first fault."""
+    for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        if not name:
+            raise RunError(f"{folder / SUMS} is damaged; copy the run again")
+        if _sha256(existing(folder / name)) != digest:
+            raise RunError(
+                f"{folder / name} was changed or cut short after training; copy it again"
+            )
+
+
+def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

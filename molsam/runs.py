@@ -1,12 +1,13 @@
 """What training leaves behind: a folder of weights, choices, scales and scores, and predictions.
 
     run/
-      run.json                 tasks, units, seed, data digest, versions, checksums
+      run.json                 tasks, units, seed, data digest, versions
       recipe.toml              every choice, spelt out
       split.json               train, valid and test as positions in the table, from 0
       scalers.json             scales of the targets and descriptors, from training rows
       scores.json              every metric on valid and test
       predictions.csv          the test rows, measured and predicted
+      SHA256SUMS               of what predictions stand on, once the run is finished
       member-0/                one folder a model of the ensemble
         weights.safetensors    best epoch on validation
         history.csv            one row an epoch
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 from . import metrics, molecules, scaling
 from .batches import PackedMolecules, evaluation_batches
 from .datasets import Kind, MoleculeTable
-from .files import RunError, existing, load_state, read_json, read_model, sha256
+from .files import RunError, check_seal, existing, load_state, read_json, read_model, sealed
 from .models import MODELS
 from .recipes import DataConfig, Recipe
 from .scaling import Standardizer
@@ -53,7 +54,6 @@ class RunInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    status: str
     source: str
     digest: str
     seed: int
@@ -65,7 +65,6 @@ class RunInfo(BaseModel):
     bad_rows: tuple[tuple[int, str, str], ...]
     versions: dict[str, str]
     device: str
-    sha256: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,17 @@ class Run:
         folder = Path(folder)
         if not folder.is_dir():
             raise RunError(f"there is no run folder {folder}")
+        if sealed(folder):
+            check_seal(folder)
         info = read_model(folder / "run.json", RunInfo)
-        for name, digest in info.sha256.items():
-            _check_file(folder / name, digest)
         recipe = Recipe.load(existing(folder / "recipe.toml"))
         scalers = Scalers.load(folder / "scalers.json")
         return cls(folder, info, recipe, scalers, pick_device(device))
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has come to its end."""
+        return sealed(self.folder)
 
     @property
     def members(self) -> list[Path]:
@@ -335,11 +339,6 @@ def provenance() -> dict[str, str]:
     """Versions that a result may depend on."""
     packages = ("molsam", "torch", "rdkit", "dgl", "dgllife", "numpy", "scikit-learn")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def _check_file(path: Path, digest: str) -> None:
-    if sha256(existing(path)) != digest:
-        raise RunError(f"{path} was changed or cut short after training; copy the run again")
 
 
 def _with_unit(task: str, unit: str) -> str:

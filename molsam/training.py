@@ -15,7 +15,7 @@ from . import baselines, datasets, molecules, report, runs, splits
 from .batches import PackedMolecules
 from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
-from .files import RunError, read_model, sha256, write_atomic, write_json
+from .files import RunError, read_model, seal, write_atomic, write_json
 from .molecules import InvalidMolecule
 from .recipes import DataConfig, Recipe, TrainingConfig
 from .runs import WEIGHTS, Run, RunInfo, Scalers
@@ -63,7 +63,7 @@ def fit(
     raw = runs.describe(prepared.mols, recipe.data)
     scalers = fit_scalers(prepared, raw)
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
-    if run.info.status == "finished":
+    if run.finished:
         return run
     labels = scalers.target.transform(prepared.table.y)
     packed = runs.featurize(prepared.mols, raw, recipe.data, scalers, labels)
@@ -259,7 +259,6 @@ def start_run(
     parts = {part: getattr(prepared.split, part) for part in PARTS}
     counts = {"rows": len(table), "unreadable": len(prepared.bad)}
     info = RunInfo(
-        status="training",
         source=table.source,
         digest=table.digest(),
         seed=seed,
@@ -321,7 +320,6 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared, baseline: 
     write_json(run.folder / "scores.json", scores)
     report.write_predictions(run, table.take(split.test), mean[split.test])
     report.draw(run, table.y[split.test], mean[split.test])
-    names = ["recipe.toml", "split.json", "scalers.json", "scores.json"]
-    names += [str((m / WEIGHTS).relative_to(run.folder)) for m in run.members]
-    sealed = {"status": "finished", "sha256": {n: sha256(run.folder / n) for n in names}}
-    write_json(run.folder / "run.json", info.model_copy(update=sealed).model_dump())
+    names = ["run.json", "recipe.toml", "split.json", "scalers.json", "scores.json"]
+    weights = [str((member / WEIGHTS).relative_to(run.folder)) for member in run.members]
+    seal(run.folder, names + weights)

@@ -20,12 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from molsam.files import (
+    SUMS,
     RunError,
+    check_seal,
     existing,
     load_state,
     read_json,
     save_state,
-    sha256,
+    seal,
+    sealed,
     write_atomic,
     write_json,
 )
@@ -213,7 +216,26 @@ def test_json_goes_through(tmp_path):
     assert read_json(tmp_path / "a.json") == data
     text = (tmp_path / "a.json").read_bytes()
     assert text.endswith(b"}\n")
-    assert sha256(tmp_path / "a.json") == hashlib.sha256(text).hexdigest()
+
+
+def test_a_seal_names_what_was_changed_missing_or_garbled(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a", "sub/b"):
+        (tmp_path / name).write_text(name)
+    assert not sealed(tmp_path)
+    seal(tmp_path, ["a", "sub/b"])
+    assert sealed(tmp_path)
+    assert hashlib.sha256(b"sub/b").hexdigest() in (tmp_path / SUMS).read_text()
+    check_seal(tmp_path)
+    (tmp_path / "a").write_text("A")
+    with pytest.raises(RunError, match="a was changed or cut short"):
+        check_seal(tmp_path)
+    (tmp_path / "a").unlink()
+    with pytest.raises(RunError, match="a is missing"):
+        check_seal(tmp_path)
+    (tmp_path / SUMS).write_bytes(b"\x80 nothing")
+    with pytest.raises(RunError, match=f"{SUMS} is damaged"):
+        check_seal(tmp_path)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"{'a': 1}"])

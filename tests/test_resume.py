@@ -19,7 +19,7 @@ import pytest
 import tiny
 
 from molsam import Run, epochs, files, fit, fit_repeats
-from molsam.files import RunError, read_json
+from molsam.files import RunError
 from molsam.recipes import RecipeError
 from molsam.runs import CHECKPOINT, WEIGHTS
 
@@ -69,9 +69,9 @@ def last_checkpoint(folder: Path) -> int:
 def test_a_killed_run_ends_as_if_nothing_had_happened(name, killed, whole, tmp_path):
     fields = kill_runs.CASES[name].recipe
     folder = shutil.copytree(killed / name, tmp_path / "run")
-    assert read_json(folder / "run.json")["status"] == "training"
+    assert not files.sealed(folder)
     run = fit(tiny.recipe(**fields), tiny.regression(), out=folder, resume=True)
-    assert run.info.status == "finished"
+    assert run.finished
     tiny.assert_same_run(run, whole(fields))
     assert not list(folder.rglob(CHECKPOINT))
 
@@ -97,7 +97,7 @@ def test_the_kills_struck_where_they_should(killed):
 @pytest.mark.parametrize("name", ["graphsam-mid", "ensemble", "in-checkpoint", "before-scores"])
 def test_a_killed_run_with_a_checkpoint_predicts(name, killed):
     run = Run.load(killed / name)
-    assert run.info.status == "training"
+    assert not run.finished
     assert np.isfinite(run.predict(tiny.PROBES)["activity"]).all()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import tiny
 import torch
 
 from molsam import Run, fit
-from molsam.files import RunError, read_json, write_json
+from molsam.files import SUMS, RunError, read_json, write_json
 from molsam.runs import WEIGHTS
 
 DRUGS = [
@@ -48,8 +48,7 @@ def copied(run, tmp_path) -> Path:
 @pytest.fixture
 def unsealed(copied) -> Path:
     """A copy that looks unfinished, so that no checksum stands before what is read."""
-    info = read_json(copied / "run.json")
-    write_json(copied / "run.json", info | {"status": "training", "sha256": {}})
+    (copied / SUMS).unlink()
     return copied
 
 
@@ -188,14 +187,15 @@ def test_no_folder_and_no_run(tmp_path):
 def test_an_unfinished_run_loads_and_predicts(unsealed, run):
     (unsealed / "scores.json").unlink()
     loaded = Run.load(unsealed)
-    assert loaded.info.status == "training"
+    assert not loaded.finished
     assert loaded.predict(DRUGS).equals(run.predict(DRUGS))
     with pytest.raises(RunError, match=r"scores\.json is missing"):
         _ = loaded.scores
 
 
 def test_a_finished_run_lists_what_it_stands_on(run):
-    assert set(run.info.sha256) == set(FILES) - {"run.json"}
+    sums = (line.split("  ") for line in (run.folder / SUMS).read_text().splitlines())
+    found = {name: hashlib.sha256((run.folder / name).read_bytes()).hexdigest() for name in FILES}
+    assert {name: digest for digest, name in sums} == found
     assert {"python", "molsam", "torch", "rdkit", "dgl", "dgllife"} <= set(run.info.versions)
     assert run.info.device.startswith("cpu (")
-    assert json.loads((run.folder / "run.json").read_text())["status"] == "finished"

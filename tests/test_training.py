@@ -137,7 +137,7 @@ def test_global_random_states_are_left_alone(tmp_path):
 def test_every_kind_trains_predicts_evaluates_and_draws(kind, tmp_path):
     table = tiny.KINDS[kind]()
     run = fit(tiny.recipe(epochs=2), table, out=tmp_path / "run")
-    assert run.info.status == "finished"
+    assert run.finished
     assert run.info.molecules == {
         "rows": 60, "unreadable": 0, "train": 48, "valid": 6, "test": 6,
     }  # fmt: skip
