@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import signal
@@ -12,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from . import screen
+from .screen import err, out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
-    from .datasets import CheckReport, MoleculeTable
-    from .epochs import Progress
+    from .datasets import MoleculeTable
     from .recipes import Recipe
-    from .runs import Run
 
 app = typer.Typer(
     help="Molecular property prediction with graph transformers, trained by GraphSAM.",
@@ -37,11 +36,6 @@ data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
-SHOWN = 5
-ROWS = 50
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder with copies of the MoleculeNet files.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
@@ -116,16 +110,16 @@ def train(
         chosen = _recipe(name, data, recipe).change(changes)
         table = _load(chosen, _source(name, data), data_dir)
         folder = training.open_folder(out_folder, table.source, resume=False)
-    _say_table(table, guessed=not chosen.data.targets and data is not None)
+    screen.say_table(table, guessed=not chosen.data.targets and data is not None)
     again = _resume_command(folder, device, data_dir, baseline)
-    with _interruptible(folder, again), _progress_bar() as progress:
+    with _interruptible(folder, again), screen.progress_bar() as progress:
         choices = {"device": device, "baseline": baseline, "progress": progress}
         if repeats == 1:
             done = [training.fit(chosen, table, out=folder, seed=seed, resume=True, **choices)]
         else:
             done = training.fit_repeats(chosen, table, repeats, out=folder, seed=seed, **choices)
-    _say_bad_rows(done[0])
-    _say_scores(done)
+    screen.say_bad_rows(done[0])
+    screen.say_scores(done)
     out.print(f"run folder: [bold]{escape(str(folder))}[/]", soft_wrap=True)
 
 
@@ -149,7 +143,7 @@ def predict(
         for frame, column in datasets.iter_chunks(table, smiles=smiles)
     )
     if output is None:
-        _show_frame(frames)
+        screen.show_frame(frames)
     else:
         rows, bad = _write_frames(frames, output)
         out.print(f"{rows:,} rows written to {escape(str(output))}", soft_wrap=True)
@@ -172,7 +166,7 @@ def evaluate(
 
     model = Run.load(run, device=device)
     if table is None:
-        _say_scores([model])
+        screen.say_scores([model])
         return
     measured = datasets.read_table(
         table, smiles=smiles, targets=model.info.tasks, kind=model.info.kind
@@ -180,7 +174,7 @@ def evaluate(
     found = model.evaluate(measured)
     if found["unreadable"]:
         err.print(f"{found['unreadable']:,} rows could not be read and are left out")
-    out.print(_score_table({str(table): [found["scores"]]}))
+    out.print(screen.score_table({str(table): [found["scores"]]}))
 
 
 @recipes_app.command("list")
@@ -241,7 +235,7 @@ def data_fetch(
     from . import datasets
 
     for name in list(datasets.TASKS) if names == ["all"] else names:
-        with _download_bar(name) as progress:
+        with screen.download_bar(name) as progress:
             table = datasets.load(name, data_dir=data_dir, progress=progress)
         out.print(f"{name}: {len(table):,} rows, content checked")
 
@@ -260,7 +254,7 @@ def data_check(
         table = datasets.load(file, data_dir=data_dir, smiles=smiles, targets=target)
     else:
         table = datasets.read_table(file, smiles=smiles, targets=target)
-    _say_check(datasets.check(table))
+    screen.say_check(datasets.check(table))
 
 
 def _source(name: str | None, data: Path | None) -> str:
@@ -310,7 +304,7 @@ def _changes(
 def _load(recipe: Recipe, source: str, data_dir: Path | None, kind: Any = None) -> MoleculeTable:
     from . import training
 
-    with _download_bar(source) as progress:
+    with screen.download_bar(source) as progress:
         return training.load_table(recipe, source, kind=kind, data_dir=data_dir, progress=progress)
 
 
@@ -368,161 +362,6 @@ def _interruptible(folder: Path, again: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-@contextmanager
-def _progress_bar() -> Iterator[Any]:
-    """A live bar of training on a terminal; elsewhere a line for every tenth of it."""
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    if not err.is_terminal:
-        yield _progress_line
-        return
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[at]}"),
-        TimeRemainingColumn(),
-        console=err,
-    )
-    with bar:
-        row = bar.add_task("reading molecules", total=None, at="")
-        yield lambda p: bar.update(
-            row,
-            total=p.members * p.epochs,
-            completed=p.member * p.epochs + p.epochs_done,
-            description=_where(p),
-            at=_how(p),
-        )
-
-
-def _progress_line(p: Progress) -> None:
-    every = max(1, p.epochs // 10)
-    if p.epochs_done % every == 0:
-        err.print(f"{_where(p)}  {_how(p)}", soft_wrap=True)
-
-
-def _where(p: Progress) -> str:
-    member = f"model {p.member + 1}/{p.members} " if p.members > 1 else ""
-    return f"{member}epoch {math.ceil(p.epochs_done)}/{p.epochs}"
-
-
-def _how(p: Progress) -> str:
-    scores = "" if math.isnan(p.loss) else f"loss {p.loss:.3f}  {p.metric} {p.score:.3f}  "
-    return f"{scores}{p.molecules_per_second:,.0f} molecules/s"
-
-
-@contextmanager
-def _download_bar(name: str) -> Iterator[Any]:
-    """A bar for downloads that appears with the first byte."""
-    from rich.progress import Progress as Bar
-
-    if not err.is_terminal:
-        yield None
-        return
-    with Bar(console=err, transient=True) as bar:
-        tasks: list[Any] = []
-
-        def show(done: int, total: int | None) -> None:
-            tasks[:] = tasks or [bar.add_task(f"fetching {name}", total=total)]
-            bar.update(tasks[0], completed=done, total=total)
-
-        yield show
-
-
-def _say_table(table: MoleculeTable, guessed: bool) -> None:
-    labels = ", ".join(table.tasks[:SHOWN]) + (", ..." if len(table.tasks) > SHOWN else "")
-    how = " (all numeric columns; choose with --target)" if guessed else ""
-    err.print(
-        f"{escape(table.source)}: {len(table):,} molecules, {table.kind}, target"
-        f"{'s' if len(table.tasks) > 1 else ''} {escape(labels)}{how}",
-        soft_wrap=True,
-    )
-
-
-def _say_bad_rows(run: Run) -> None:
-    bad = run.info.bad_rows
-    if not bad:
-        return
-    err.print(f"{len(bad)} rows could not be read and took no part:")
-    for row, smiles, reason in bad[:SHOWN]:
-        err.print(f"  row {row}: {escape(smiles)}: {escape(reason)}", soft_wrap=True)
-    if len(bad) > SHOWN:
-        err.print(f"  and {len(bad) - SHOWN} more, in {escape(str(run.folder / 'run.json'))}")
-
-
-def _say_check(report: CheckReport) -> None:
-    low, high = report.atoms
-    groups = {
-        "the same molecule": report.duplicates,
-        "of these with other labels": report.conflicts,
-    }
-    size = f"{report.rows:,} rows, {low} to {high} heavy atoms"
-    out.print(f"{escape(report.source)}: {size}", soft_wrap=True)
-    out.print(f"unreadable: {len(report.unreadable):,} rows")
-    for fault in report.unreadable[:SHOWN]:
-        out.print(f"  {escape(str(fault))}", soft_wrap=True)
-    out.print(f"salts and mixtures: {len(report.salts):,} rows{_rows(report.salts)}")
-    for what, found in groups.items():
-        first = "".join(f"\n  rows {', '.join(map(str, rows))}" for rows in found[:SHOWN])
-        out.print(f"{what}: {len(found):,} groups of rows{first}", soft_wrap=True)
-    table = Table("target", "known", "missing", "lowest", "highest", "counts", box=None)
-    for label in report.labels:
-        counts = ", ".join(f"{name}: {count:,}" for name, count in label.counts.items())
-        table.add_row(
-            escape(label.task),
-            f"{label.known:,}",
-            f"{label.missing:,}",
-            f"{label.low:g}",
-            f"{label.high:g}",
-            escape(counts),
-        )
-    out.print(table)
-
-
-def _rows(rows: Sequence[int]) -> str:
-    shown = ", ".join(map(str, rows[:SHOWN])) + (", ..." if len(rows) > SHOWN else "")
-    return f" (row {shown})" if rows else ""
-
-
-def _say_scores(done: list[Run]) -> None:
-    """Test scores of one run, or mean and standard deviation over repeats."""
-    parts = {"validation": "valid", "test": "test", "random forest, test": "random forest, test"}
-    scores = [run.scores for run in done]
-    table = {
-        title: [each[part] for each in scores]
-        for title, part in parts.items()
-        if all(part in each for each in scores)
-    }
-    out.print(_score_table(table))
-    if len(done) > 1:
-        seeds = f"{done[0].info.seed} to {done[-1].info.seed}"
-        out.print(f"mean ± standard deviation over {len(done)} runs, seeds {seeds}")
-    excluded = sorted(
-        {task for metric in scores[0]["test"].values() for task in metric["excluded"]}
-    )
-    if excluded:
-        names = escape(", ".join(excluded))
-        out.print(f"left out of some scores: {names} (too few test labels, or one class only)")
-
-
-def _score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
-    """Rows: parts. Columns: metrics. Several runs give mean ± standard deviation."""
-    import numpy as np
-
-    from .metrics import METRICS
-
-    names = list(next(iter(parts.values()))[0])
-    table = Table("", *(METRICS[name].title for name in names), box=None, padding=(0, 2, 0, 0))
-    for title, runs in parts.items():
-        means = np.array([[run[name]["mean"] for name in names] for run in runs], dtype=float)
-        cells = [f"{mean:.3f}" for mean in means.mean(axis=0)]
-        if len(runs) > 1:
-            spread = means.std(axis=0, ddof=1)
-            cells = [f"{cell} ± {s:.3f}" for cell, s in zip(cells, spread, strict=True)]
-        table.add_row(title, *cells)
-    return table
-
-
 def _with_predictions(frame: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     """The user's columns as they were, then ours; a name that is taken gets `predicted ` before."""
     ours = predictions.drop(columns="smiles").set_axis(frame.index).map(_rounded)
@@ -553,16 +392,3 @@ def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]
             rows += len(frame)
             bad += int((frame.iloc[:, -1] != "").sum())
     return rows, bad
-
-
-def _show_frame(frames: Iterator[pd.DataFrame]) -> None:
-    """The first rows as a table on the screen."""
-    frame = next(frames)
-    shown = frame.head(ROWS)
-    table = Table(*map(escape, map(str, shown.columns)), box=None)
-    for row in shown.itertuples(index=False):
-        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
-        table.add_row(*map(escape, cells))
-    out.print(table)
-    if len(frame) > ROWS:
-        out.print(f"the first {ROWS} rows; write them all with -o FILE")

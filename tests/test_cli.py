@@ -20,7 +20,7 @@ import typer
 from rdkit import Chem
 from shell import assert_refused, molsam, write_table
 
-from molsam import Recipe, Run, cli, datasets, fit, molecules, recipes
+from molsam import Recipe, Run, cli, datasets, fit, molecules, recipes, screen
 from molsam.runs import WEIGHTS
 
 SMILES = ["CCO", "c1ccccc1O", "xyz", "", "CC(=O)O", "CCO"]
@@ -200,7 +200,7 @@ def test_a_screen_shows_the_first_rows(run, tmp_path):
     assert result.code == 0
     lines = result.out.splitlines()
     assert re.search(r"id\s+smiles\s+pIC50\s+predicted pIC50\s+error", lines[0])
-    assert len(lines) == 1 + cli.ROWS + 1
+    assert len(lines) == 1 + screen.ROWS + 1
     assert lines[-1] == "the first 50 rows; write them all with -o FILE"
     assert max(map(len, lines)) <= 80
     shown = molsam("predict", run.folder, write_table(tmp_path / "few.csv", count=2)).out
