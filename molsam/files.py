@@ -113,15 +113,22 @@ def sealed(folder: Path) -> bool:
     return (folder / SUMS).is_file()
 
 
-def check_seal(folder: Path) -> None:
-    """Compare a sealed folder with its checksums; a `RunError` names the first fault."""
-    for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        if not name:
-            raise RunError(f"{folder / SUMS} is damaged; copy the run again")
+def check_seal(folder: Path, required: Iterable[str]) -> None:
+    """Compare a sealed folder with its checksums, which must name all `required` files.
+
+    Raises:
+        RunError: names the first file that is missing, changed or not under the seal.
+    """
+    text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
+    lines = (line.partition("  ") for line in text.splitlines())
+    sums = {name: digest for digest, _, name in lines}
+    unnamed = [name for name in required if name not in sums]
+    if unnamed:
+        raise RunError(f"{folder / SUMS} is damaged: {unnamed[0]} is not in it; copy the run again")
+    for name, digest in sums.items():
         if _sha256(existing(folder / name)) != digest:
             raise RunError(
-                f"{folder / name} was changed or cut short after training; copy it again"
+                f"{folder / name} was changed or cut short after training; copy the run again"
             )
 
 

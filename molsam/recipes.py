@@ -56,6 +56,9 @@ class DataConfig(Section):
         default=None, description="guessed from usual names if absent"
     )
     targets: tuple[str, ...] = Field(default=(), description="all numeric columns if empty")
+    kind: Literal["regression", "binary", "multiclass"] | None = Field(
+        default=None, description="of the targets, guessed from the labels if absent"
+    )
     salts: Salts = "keep"
     charges: Charges = "keep"
     featurizer: Literal["canonical", "attentivefp", "weave", "pagtn", "compt"] = "compt"

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from . import metrics, molecules, scaling
 from .batches import PackedMolecules, evaluation_batches
 from .datasets import Kind, MoleculeTable
-from .files import RunError, check_seal, existing, load_state, read_json, read_model, sealed
+from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
 from .models import MODELS
 from .recipes import DataConfig, Recipe
 from .scaling import Standardizer
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
 CHUNK = 4096
+RECORDS = ("run.json", "recipe.toml", "split.json", "scalers.json", "scores.json")
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -112,7 +113,7 @@ class Run:
         if not folder.is_dir():
             raise RunError(f"there is no run folder {folder}")
         if sealed(folder):
-            check_seal(folder)
+            check_seal(folder, [*RECORDS, *_weights(folder)])
         info = read_model(folder / "run.json", RunInfo)
         recipe = Recipe.load(existing(folder / "recipe.toml"))
         scalers = Scalers.load(folder / "scalers.json")
@@ -126,7 +127,11 @@ class Run:
     @property
     def members(self) -> list[Path]:
         """Folders of the models that have weights."""
-        return sorted(path.parent for path in self.folder.glob(f"member-*/{WEIGHTS}"))
+        return [self.folder / Path(name).parent for name in _weights(self.folder)]
+
+    def seal(self) -> None:
+        """Mark the run as finished: checksums over all that its predictions stand on."""
+        seal(self.folder, [*RECORDS, *_weights(self.folder)])
 
     @cached_property
     def models(self) -> list[nn.Module]:
@@ -339,6 +344,10 @@ def provenance() -> dict[str, str]:
     """Versions that a result may depend on."""
     packages = ("molsam", "torch", "rdkit", "dgl", "dgllife", "numpy", "scikit-learn")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def _weights(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.glob(f"member-*/{WEIGHTS}"))
 
 
 def _with_unit(task: str, unit: str) -> str:

@@ -15,10 +15,10 @@ from . import baselines, datasets, molecules, report, runs, splits
 from .batches import PackedMolecules
 from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
-from .files import RunError, read_model, seal, write_atomic, write_json
+from .files import RunError, read_model, write_atomic, write_json
 from .molecules import InvalidMolecule
 from .recipes import DataConfig, Recipe, TrainingConfig
-from .runs import WEIGHTS, Run, RunInfo, Scalers
+from .runs import Run, RunInfo, Scalers
 from .scaling import Standardizer, fit_descriptors
 from .splits import PARTS, Split
 
@@ -90,7 +90,7 @@ def fit_repeats(
     """
     folder = open_folder(out, data.source, resume=True)
     request = Repeats(
-        source=data.source, digest=data.digest(), kind=data.kind, repeats=repeats, seed=seed
+        source=origin(data), digest=data.digest(), kind=data.kind, repeats=repeats, seed=seed
     )
     record = folder / "repeats.json"
     if not record.is_file():
@@ -135,9 +135,15 @@ def load_table(
         smiles=choices.smiles_column,
         targets=choices.targets or None,
         split_column=choices.split_column,
-        kind=kind,
+        kind=kind or choices.kind,
         **where,
     )
+
+
+def origin(table: MoleculeTable) -> str:
+    """Where the table can be found again, from any folder."""
+    path = Path(table.source)
+    return str(path.resolve()) if path.is_file() else table.source
 
 
 def open_folder(out: str | Path | None, source: str, resume: bool) -> Path:
@@ -259,7 +265,7 @@ def start_run(
     parts = {part: getattr(prepared.split, part) for part in PARTS}
     counts = {"rows": len(table), "unreadable": len(prepared.bad)}
     info = RunInfo(
-        source=table.source,
+        source=origin(table),
         digest=table.digest(),
         seed=seed,
         kind=table.kind,
@@ -320,6 +326,4 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared, baseline: 
     write_json(run.folder / "scores.json", scores)
     report.write_predictions(run, table.take(split.test), mean[split.test])
     report.draw(run, table.y[split.test], mean[split.test])
-    names = ["run.json", "recipe.toml", "split.json", "scalers.json", "scores.json"]
-    weights = [str((member / WEIGHTS).relative_to(run.folder)) for member in run.members]
-    seal(run.folder, names + weights)
+    run.seal()

@@ -282,7 +282,7 @@ def _numbers(labels: pd.DataFrame, source: str) -> np.ndarray:
             raise DataError(
                 f"{source}, row {np.argmax(codes == first) + 1}, column {name!r}: "
                 f"{str(values[first])!r} is not a number; correct it, leave it blank if the label "
-                "is missing, or give the kind multiclass if the labels are names of classes"
+                "is missing, or set data.kind=multiclass if the labels are names of classes"
             )
         y[:, column] = np.array([*numbers, np.nan], dtype=float)[codes]  # code -1 is missing
     return y
@@ -332,5 +332,5 @@ def _refuse_other_than_0_1(y: np.ndarray, tasks: Sequence[str], source: str) -> 
         row, column = wrong[0]
         raise DataError(
             f"{source}, row {row + 1}, column {tasks[column]!r}: {y[row, column]:g} is neither 0 "
-            "nor 1; correct it, or read the labels as another kind"
+            "nor 1; correct it, or set data.kind"
         )
