@@ -189,7 +189,10 @@ class Trainer:
             group["lr"] = self.run.recipe.optimizer.lr * factor
 
     def _step(self, member: Member, batch: Batch) -> Tensor:
-        """One update; returns the loss at the weights before it."""
+        """One update; returns the loss where its first gradient was taken.
+
+        That is at the weights w, or at w + eps where the optimizer has a stand-in for eps.
+        """
 
         def closure() -> Tensor:
             member.optimizer.zero_grad()

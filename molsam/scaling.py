@@ -48,10 +48,6 @@ class Standardizer:
         """Model space to user units, (N, T)."""
         return z * self.scale + self.center
 
-    def spread(self, z: np.ndarray) -> np.ndarray:
-        """A standard deviation in model space to user units, (N, T)."""
-        return z * self.scale
-
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {"center": self.center.tolist(), "scale": self.scale.tolist()}
