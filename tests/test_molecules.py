@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import gzip
 import json
 import os
@@ -570,3 +571,11 @@ def test_a_missing_bundled_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(RDConfig, "RDContribDir", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"CHEMBL2321810\.smi: install RDKit"):
         molecules.bundled_files()
+
+
+def test_refusals_keep_no_molecule_alive():
+    parsed = molecules.parse_many(["CCO", "xyz", "CC"])
+    (error,) = parsed.errors
+    assert (error.__traceback__, error.__context__) == (None, None)
+    holders = [holder for holder in gc.get_referrers(*parsed.mols) if isinstance(holder, list)]
+    assert holders == [parsed.mols]

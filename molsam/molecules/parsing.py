@@ -69,8 +69,7 @@ def parse(
     InvalidMolecule
         With RDKit's reason where it has one. Nothing is written to stderr.
     """
-    _check("salts", salts, get_args(Salts))
-    _check("charges", charges, get_args(Charges))
+    _check_policies(salts, charges)
     with BlockLogs():
         try:
             return _parse(smiles, salts, charges)
@@ -85,6 +84,7 @@ def parse_many(
     smiles: Iterable[object], *, salts: Salts = "keep", charges: Charges = "keep"
 ) -> Parsed:
     """Parse every text, the good and the bad kept apart; an error's `row` is its place from 1."""
+    _check_policies(salts, charges)
     results = [_attempt(text, row, salts, charges) for row, text in enumerate(smiles, start=1)]
     good = [i for i, result in enumerate(results) if isinstance(result, Chem.Mol)]
     return Parsed(
@@ -115,17 +115,21 @@ class _Refused(Exception):
 
 
 def _attempt(
-    smiles: object, row: int, salts: Salts, charges: Charges
+    smiles: object, row: int | None, salts: Salts, charges: Charges
 ) -> Chem.Mol | InvalidMolecule:
-    try:
-        return parse(smiles, row=row, salts=salts, charges=charges)
-    except InvalidMolecule as error:
-        return error
+    """The molecule, or an error that was never raised: a traceback would keep its caller alive."""
+    with BlockLogs():
+        try:
+            return _parse(smiles, salts, charges)
+        except _Refused as refused:
+            return InvalidMolecule(smiles, row, str(refused))
 
 
-def _check(argument: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(allowed)}, not {value!r}")
+def _check_policies(salts: str, charges: str) -> None:
+    choices = {"salts": (salts, get_args(Salts)), "charges": (charges, get_args(Charges))}
+    for argument, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{argument} must be one of {', '.join(allowed)}, not {value!r}")
 
 
 def _parse(smiles: object, salts: Salts, charges: Charges) -> Chem.Mol:
