@@ -228,6 +228,7 @@ class PackedMolecules:
         found = molecules.encode(mols, featurizer)
         atom_codes, atom_rows = _first_seen(found.atoms, kind.atom_table.rows)
         edge_codes, bond_rows = _first_seen(found.bonds, kind.bond_table.rows, _NO_BOND)
+        bonds = molecules.bond_ends(mols) if kind.complete else (found.edges, found.src, found.dst)
         packed = cls(
             featurizer=featurizer,
             atom_rows=atom_rows,
@@ -237,9 +238,7 @@ class PackedMolecules:
             edge_codes=edge_codes,
             edge_src=torch.from_numpy(found.src.astype(np.int16)),
             edge_dst=torch.from_numpy(found.dst.astype(np.int16)),
-            distances=torch.from_numpy(
-                np.concatenate([molecules.distances(mol).ravel() for mol in mols])
-            ),
+            distances=torch.from_numpy(molecules.shortest_paths(found.sizes, *bonds)),
             atom_offsets=_offsets(found.sizes),
             edge_offsets=_offsets(found.edges),
             pair_offsets=_offsets(found.sizes**2),

@@ -25,6 +25,7 @@ from rdkit.rdBase import BlockLogs, LogStatus
 from safetensors import safe_open
 
 from molsam import molecules
+from molsam.batches import PackedMolecules
 from molsam.molecules import (
     FEATURIZERS,
     Features,
@@ -32,7 +33,6 @@ from molsam.molecules import (
     featurize,
     parse,
     parse_many,
-    paths,
 )
 from molsam.molecules.compt import compt_atom_row, compt_bond_row
 from molsam.molecules.libraries import dgllife_featurizers
@@ -460,15 +460,22 @@ def test_distances_are_shortest_paths(smiles):
         ".".join(["C"] * 100),
     ],
 )
-def test_distances_of_large_molecules_are_those_of_small_ones(smiles, monkeypatch):
-    mol = parse(smiles)
-    d = Chem.GetDistanceMatrix(mol)
-    expected = np.where(d < 1e8, d, -1)
-    for large in (0, 1000):
-        monkeypatch.setattr(paths, "_LARGE", large)
-        found = molecules.distances(mol)
-        assert found.dtype == np.int16
-        np.testing.assert_array_equal(found, expected)
+def test_distances_of_large_molecules(smiles):
+    np.testing.assert_array_equal(molecules.distances(parse(smiles)), distance_twin(parse(smiles)))
+
+
+@pytest.mark.parametrize("name", ["canonical", "weave"])
+def test_distances_of_a_pack_are_those_of_its_molecules(name):
+    smiles = [*ODD, "C" * 300 + ".[Na+]", "C" * 64, "C" * 65, "C1" + "C" * 130 + "1", "CC.CCO", "C"]
+    mols = parse_many(smiles[::2] + smiles[1::2]).mols
+    found = molecules.encode(mols, "canonical")
+    expected = np.concatenate([distance_twin(mol).ravel() for mol in mols])
+    for bonds in (molecules.bond_ends(mols), (found.edges, found.src, found.dst)):
+        paths = molecules.shortest_paths(found.sizes, *bonds)
+        np.testing.assert_array_equal(paths, expected)
+    packed = PackedMolecules.from_mols(mols[::7], name)
+    own = np.concatenate([molecules.distances(mol).ravel() for mol in mols[::7]])
+    np.testing.assert_array_equal(packed.distances, own)
 
 
 @pytest.mark.parametrize("name", FEATURIZERS)

@@ -27,7 +27,7 @@ from molsam.molecules.parsing import (
     parse_many,
     random_spellings,
 )
-from molsam.molecules.paths import distances
+from molsam.molecules.paths import bond_ends, distances, shortest_paths
 from molsam.molecules.properties import DESCRIPTORS, descriptors, morgan_counts, scaffold
 from molsam.molecules.rows import Table
 
@@ -43,6 +43,7 @@ __all__ = [
     "SDRecord",
     "Salts",
     "Table",
+    "bond_ends",
     "bundled_files",
     "canonical_smiles",
     "descriptors",
@@ -58,5 +59,6 @@ __all__ = [
     "random_spellings",
     "read_sdf",
     "scaffold",
+    "shortest_paths",
     "to_dgl",
 ]

@@ -76,7 +76,7 @@ compt_atom_rows = Rows(
     compt_atom_row,
     Atom.GetAtomicNum,
     Atom.GetHybridization,
-    Atom.GetTotalNumHs,
+    Atom.GetTotalDegree,
     Atom.GetDegree,
     Atom.GetFormalCharge,
     Atom.GetTotalValence,
@@ -86,7 +86,6 @@ compt_atom_rows = Rows(
 compt_bond_rows = Rows(
     13,
     compt_bond_row,
-    Bond.GetBondType,
     Bond.GetStereo,
     Bond.GetIsConjugated,
     Bond.GetIsAromatic,
