@@ -1,8 +1,8 @@
 """What was worked out once, kept on disk under a hash of all it depends on.
 
 An entry is a safetensors file of arrays behind its own SHA-256: nothing in it can execute, and one
-that is damaged counts as absent. Entries are written under another name and renamed, so that any
-number of processes may read and write at once. A cache that cannot be written is left as it is.
+that is damaged counts as absent. Entries are written under names of their own and renamed, so
+that any number of processes may read and write at once. A cache that cannot be written is left as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 import platformdirs
 from safetensors import numpy
+
+from .files import replacing
 
 _DIGEST = 32
 _FORMAT = 1
@@ -30,9 +31,13 @@ def folder() -> Path:
 
 
 def key(content: Any) -> str:
-    """The name of what `content` decides: plain values that JSON can hold, others by their type."""
-    text = json.dumps([_FORMAT, content], default=lambda value: [type(value).__name__])
+    """The name of what `content` decides: plain values that JSON can hold, others by type and text."""
+    text = json.dumps([_FORMAT, content], default=_described)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _described(value: object) -> list[str]:
+    return [type(value).__name__, repr(value)]
 
 
 def load(name: str) -> dict[str, np.ndarray] | None:
@@ -52,13 +57,8 @@ def save(name: str, arrays: Mapping[str, np.ndarray]) -> None:
     body = numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     with suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=folder(), prefix=".")
-        try:
-            with open(handle, "wb") as file:
-                file.write(hashlib.sha256(body).digest() + body)
-            os.replace(partial, folder() / name)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        with replacing(folder() / name) as partial:
+            partial.write_bytes(hashlib.sha256(body).digest() + body)
 
 
 def size() -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,8 +28,11 @@ class RunError(ValueError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, which a reader sees as it was or whole, never in part."""
-    partial = path.with_name(f".{path.name}.partial")
+    """A file to write in place of `path`, which a reader sees as it was or whole, never in part.
+
+    Its name is drawn, so that processes may write one path at once: the last to finish stays.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         yield partial
         os.replace(partial, path)
@@ -103,7 +107,12 @@ def _unfold(node: dict[str, Any], tensor: Callable[[str], Tensor]) -> Any:
 
 
 def seal(folder: Path, names: Iterable[str]) -> None:
-    """Write `SHA256SUMS` over these files, in the form that `sha256sum --check` reads."""
+    """Write `SHA256SUMS` over these files, in the form that `sha256sum --check` reads.
+
+    What writers that were killed left behind is removed.
+    """
+    for partial in folder.rglob(".*.partial"):
+        partial.unlink(missing_ok=True)
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in names]
     write_atomic(folder / SUMS, "".join(lines).encode())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import math
+import multiprocessing
 import os
 import pickle
 import resource
@@ -286,6 +287,27 @@ def old(tmp_path) -> Path:
 def assert_untouched(old: Path) -> None:
     assert old.read_bytes() == b"old"
     assert os.listdir(old.parent) == [old.name]
+
+
+def write_many(path: Path, letter: bytes, barrier) -> None:
+    barrier.wait(timeout=60)
+    for _ in range(30):
+        write_atomic(path, letter * 100_000)
+        found = path.read_bytes()
+        assert found == found[:1] * 100_000
+
+
+def test_processes_write_one_file_at_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(3)
+    jobs = [(tmp_path / "file", letter, barrier) for letter in (b"a", b"b", b"c")]
+    writers = [context.Process(target=write_many, args=job) for job in jobs]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(timeout=120)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_file_is_replaced_whole(old):

@@ -174,11 +174,12 @@ def test_a_part_that_is_there_is_not_made_again(own_cache, monkeypatch):
         {"smiles": texts()[::-1]},
         {"smiles": [*texts()[:-1], None]},
         {"version": "another RDKit"},
+        {"smiles": [*texts()[:-1], np.float32(7)], "before": [*texts()[:-1], np.float32("nan")]},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_what_differs_is_made_anew(own_cache, monkeypatch, change):
-    smiles = texts()
+    smiles = change.pop("before", texts())
     read(smiles, "compt", keep=True)
     calls = []
     work = reading._work
@@ -245,6 +246,11 @@ def keep_many(seed: int, barrier) -> None:
         assert (x == x[0]).all()
 
 
+def umask() -> int:
+    os.umask(before := os.umask(0))
+    return before
+
+
 def test_processes_write_at_once(own_cache):
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(3)
@@ -253,6 +259,7 @@ def test_processes_write_at_once(own_cache):
         writer.start()
     for writer in writers:
         writer.join(timeout=120)
+    assert {path.stat().st_mode & 0o777 for path in own_cache.iterdir()} == {0o666 & ~umask()}
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert len(list(own_cache.iterdir())) == 16
     assert cache.size()[0] == 16
