@@ -1,8 +1,8 @@
 """What was worked out once, kept on disk under a hash of all it depends on.
 
 An entry is a safetensors file of arrays behind its own SHA-256: nothing in it can execute, and one
-that is damaged counts as absent. Entries are written under names of their own and renamed, so
-that any number of processes may read and write at once. A cache that cannot be written is left as it is.
+that is damaged counts as absent. Every writer has a file of its own, renamed when whole, so that
+any number of processes may read and write at once. A cache that cannot be written is left as it is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def folder() -> Path:
 
 
 def key(content: Any) -> str:
-    """The name of what `content` decides: plain values that JSON can hold, others by type and text."""
+    """The name of what `content` decides: values that JSON can hold, others by type and text."""
     text = json.dumps([_FORMAT, content], default=_described)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -291,11 +291,24 @@ def say_featurizers(report: dict[str, Any]) -> None:
     out.print(table)
     settings = report["settings"]
     out.print(
-        f"Random molecules of {settings['mean_atoms']:.1f} atoms, read beforehand; one thread. "
+        f"Molecules of {escape(settings['table'] or 'the bench')}, {settings['mean_atoms']:.1f} "
+        "atoms on average, read beforehand; one thread. "
         f"Medians over {settings['rounds']} rounds of {settings['count']}, with the lowest and "
         "highest ratio. featurize: molecules.featurize; pack: PackedMolecules.from_mols, which "
         "adds shortest paths."
     )
+    table = _numbers("SMILES to compt", "processes", "mol/s", "of one", "low", "high", "worth")
+    for row in report["reading"]:
+        table.add_row(
+            "with descriptors" if row["descriptors"] else "alone",
+            str(row["processes"]),
+            f"{row['molecules_per_second']:,.0f}",
+            *(f"{row[name]:.2f}" for name in ("ratio", "ratio_low", "ratio_high")),
+            "never" if row["worth"] is None else f"{row['worth']:,.0f}",
+        )
+    out.print(table)
+    start = report["reading"][0]["start_seconds"]
+    out.print(f"worth: molecules that repay the start of the processes, {start:.1f} s.")
 
 
 def say_prediction(report: dict[str, Any]) -> None:

@@ -44,6 +44,34 @@ def test_the_report():
         ratio = row["molecules_per_second"] / row["dgllife_molecules_per_second"]
         assert row["ratio_low"] == row["ratio"] == row["ratio_high"] == pytest.approx(ratio)
 
+    assert [row["descriptors"] for row in report["reading"]] == [False, True]
+    for row in report["reading"]:
+        ratio = row["molecules_per_second"] / row["one_process_molecules_per_second"]
+        assert row["ratio"] == pytest.approx(ratio)
+    assert "WARNING" not in result.err
+
+
+def test_molecules_of_a_file(tmp_path):
+    table = tmp_path / "some.csv"
+    table.write_text("name,smiles\n" + "".join(f"{n},{'C' * n}\n" for n in range(1, 7)) + "x,xyz\n")
+    report = json.loads(molsam("bench", "featurize", table, *TINY, "--json").out)
+    assert (report["settings"]["table"], report["settings"]["count"]) == ("some.csv", 4)
+    drawn = featurizing.draw(table, 7, np.random.default_rng(0))
+    assert sorted(drawn) == ["C" * n for n in range(1, 7)]
+    result = molsam("bench", "featurize", tmp_path / "none.csv")
+    assert result.code == 2
+    assert "none.csv" in result.err
+
+
+def test_processes_are_worth_the_molecules_that_save_their_start(monkeypatch):
+    starts, rates = iter([3.5, 1.5]), {1: 100.0, 4: 200.0}
+    monkeypatch.setattr(featurizing.joblib, "cpu_count", lambda: 4)
+    monkeypatch.setattr(featurizing, "_seconds", lambda *_: next(starts))
+    monkeypatch.setattr(featurizing.Team, "step", lambda *_: None)
+    monkeypatch.setattr(featurizing, "rate", lambda _, team: rates[team.settings["processes"]])
+    for row in featurizing.compare_processes(["C"], 1, np.random.default_rng(0)):
+        assert (row["start_seconds"], row["worth"]) == (2.0, pytest.approx(400))
+
 
 def test_a_table_of_eighty_columns():
     result = molsam("bench", "featurize", *TINY)

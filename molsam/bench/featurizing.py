@@ -1,16 +1,19 @@
-"""Molecules to features: molsam beside dgllife's own loop over atoms and bonds."""
+"""Molecules to features: beside dgllife's own loop, and read in one process beside several."""
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import joblib
 import numpy as np
 import torch
 
-from .. import molecules
+from .. import datasets, molecules, reading
 from ..batches import PackedMolecules
 from .inputs import random_molecules
 from .racing import Entrant, Told, machine, race, rate, ratios
@@ -34,11 +37,27 @@ class Reader(Entrant):
         super().__init__(name, torch.device("cpu"))
         self.read = read
 
+    def take(self, turn: Sequence[list[str]]) -> None:
+        """Read molecules that are new: RDKit keeps what was worked out of one, as its distances."""
+        super().take([molecules.parse_many(smiles).mols for smiles in turn])
+
     def step(self, item: list[Mol]) -> None:
         self.read(item)
 
 
+class Team(Entrant):
+    """`reading.read` with so many processes."""
+
+    def __init__(self, processes: int, descriptors: bool) -> None:
+        super().__init__(f"{processes} processes", torch.device("cpu"))
+        self.settings: dict[str, Any] = {"processes": processes, "descriptors": descriptors}
+
+    def step(self, item: list[str]) -> None:
+        reading.read(item, "compt", **self.settings)
+
+
 def compare_featurizers(
+    table: str | Path | None = None,
     *,
     rounds: int = 3,
     count: int = 200,
@@ -47,22 +66,27 @@ def compare_featurizers(
 ) -> dict[str, Any]:
     """`molecules.featurize` and `PackedMolecules.from_mols` beside dgllife, on one thread.
 
-    The molecules are BBBP-sized and already read. A quarter of them at a time goes to each, and one
-    quarter before the first round, for the rows that molsam then looks up.
-    Packing also computes the shortest paths, which dgllife leaves to its user.
+    The molecules are already read. A quarter of them at a time goes to each, and one quarter
+    before the first round, for the rows that molsam then looks up. Packing also computes the
+    shortest paths, which dgllife leaves to its user. Then `reading.read` of four times as many
+    texts, in one process and in one a core.
 
+    table -> a file of molecules, drawn from without replacement; BBBP-sized random ones without.
     rounds, count -> rounds of `count` molecules.
 
-    Returns what JSON can hold: the machine, the settings, and `rows` with molecules a second and
-    ratios to dgllife, medians over rounds. Raises `ArithmeticError` where features differ.
+    Returns what JSON can hold: the machine, the settings, `rows` with molecules a second and
+    ratios to dgllife, and `reading` with ratios to one process, medians over rounds. Raises
+    `ArithmeticError` where features differ.
     """
     generator = np.random.default_rng(0)
-    mols = molecules.parse_many(random_molecules(count, generator)).mols
-    quarter = -(-count // 4)
-    turns = [[mols[i : i + quarter]] for i in range(0, count, quarter)]
+    smiles = draw(table, 4 * count, generator)
+    few = smiles[:count]
+    quarter = -(-len(few) // 4)
+    turns = [[few[i : i + quarter]] for i in range(0, len(few), quarter)]
     with alone():
         where = machine(torch.device("cpu"))
         entrants = {name: line_up(name) for name in featurizers}
+        mols = molecules.parse_many(few).mols
         for name in featurizers:
             check(name, mols[:CHECKED])
         flat = [entrant for trio in entrants.values() for entrant in trio]
@@ -71,12 +95,60 @@ def compare_featurizers(
         "bench": "featurize",
         **where,
         "settings": {
-            "count": count,
+            "table": table and Path(table).name,
+            "count": len(few),
             "rounds": rounds,
             "mean_atoms": float(np.mean([mol.GetNumAtoms() for mol in mols])),
         },
-        "rows": [row for name, trio in entrants.items() for row in _rows(name, trio, count)],
+        "rows": [row for name, trio in entrants.items() for row in _rows(name, trio, len(few))],
+        "reading": compare_processes(smiles, rounds, generator),
     }
+
+
+def draw(table: str | Path | None, count: int, generator: np.random.Generator) -> list[str]:
+    """SMILES that can be read: random ones, or at most `count` of a file."""
+    if table is None:
+        return random_molecules(count, generator)
+    frame, column = datasets.read_frame(table)
+    chosen = generator.permutation(len(frame))[:count]
+    smiles = frame[column].iloc[chosen].tolist()
+    return [smiles[i] for i in molecules.parse_many(smiles).index]
+
+
+def compare_processes(
+    smiles: list[str], rounds: int, generator: np.random.Generator
+) -> list[dict[str, Any]]:
+    """`reading.read` with one process a core beside one; the workers' start is timed apart.
+
+    `worth` -> molecules from which on a start pays: those that save its seconds.
+    """
+    cores = joblib.cpu_count()
+    start = -np.diff([_seconds(smiles[: 2 * reading.CHUNK], cores) for _ in range(2)])[0]
+    teams = {d: (Team(1, d), Team(cores, d)) for d in (False, True)}
+    flat = [team for pair in teams.values() for team in pair]
+    race(flat, [[smiles]], rounds, generator, lambda done: None)
+    rows = []
+    for described, (one, many) in teams.items():
+        rates = [rate(len(smiles), team) for team in (one, many)]
+        saved = 1 / rates[0] - 1 / rates[1]
+        rows.append(
+            {
+                "descriptors": described,
+                "processes": cores,
+                "molecules_per_second": rates[1],
+                "one_process_molecules_per_second": rates[0],
+                **ratios(one, many),
+                "start_seconds": start,
+                "worth": max(start, 0) / saved if saved > 0 else None,
+            }
+        )
+    return rows
+
+
+def _seconds(smiles: list[str], processes: int) -> float:
+    began = time.perf_counter()
+    reading.read(smiles, "compt", processes=processes)
+    return time.perf_counter() - began
 
 
 def line_up(name: str) -> tuple[Reader, Reader, Reader]:
@@ -122,11 +194,11 @@ def check(name: str, mols: Sequence[Mol]) -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Torch on one thread and dgllife without warnings; afterwards as before."""
+    """Torch on one thread, dgllife and RDKit without warnings; afterwards as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings():
+        with molecules.BlockLogs(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -92,14 +92,17 @@ def bench_model(
 
 @bench_app.command("featurize")
 def bench_featurize(
+    table: Annotated[
+        Path | None, typer.Argument(help="Draw from this file; random molecules without.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds for each.")] = 3,
     count: Annotated[int, typer.Option(min=1, help="Molecules a round.")] = 200,
     as_json: AsJson = False,
 ) -> None:
-    """Features and packing beside dgllife's own loop, on one thread."""
+    """Features and packing beside dgllife's own loop, on one thread; the gain of processes."""
     from .. import bench
 
-    report = bench.compare_featurizers(rounds=rounds, count=count, progress=screen.say_round)
+    report = bench.compare_featurizers(table, rounds=rounds, count=count, progress=screen.say_round)
     _say(report, as_json, screen.say_featurizers)
 
 

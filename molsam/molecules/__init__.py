@@ -5,6 +5,8 @@
 `scaffold` describe it as a whole.
 """
 
+from rdkit.rdBase import BlockLogs
+
 from molsam.molecules.featurizers import (
     FEATURIZERS,
     Encoded,
@@ -34,6 +36,7 @@ from molsam.molecules.rows import Table
 __all__ = [
     "DESCRIPTORS",
     "FEATURIZERS",
+    "BlockLogs",
     "Charges",
     "Encoded",
     "Features",
