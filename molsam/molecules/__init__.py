@@ -5,8 +5,6 @@
 `scaffold` describe it as a whole.
 """
 
-from rdkit.rdBase import BlockLogs
-
 from molsam.molecules.featurizers import (
     FEATURIZERS,
     Encoded,
@@ -18,7 +16,7 @@ from molsam.molecules.featurizers import (
     to_dgl,
 )
 from molsam.molecules.files import SDRecord, bundled_files, read_sdf
-from molsam.molecules.libraries import dgl, dgllife
+from molsam.molecules.libraries import BlockLogs, dgl, dgllife
 from molsam.molecules.parsing import (
     Charges,
     InvalidMolecule,
