@@ -14,6 +14,7 @@ from .. import molecules
 from ..batches import Batch, PackedMolecules, training_batches
 from ..losses import LOSSES
 from ..models import CoMPT, DenseCoMPT, GraphTransformer
+from ..optim.generators import same_generators_after
 from ..recipes import Recipe
 from ..runs import pick_device
 from .inputs import ESOL, random_molecules
@@ -124,7 +125,7 @@ def compare_models(
     shuffled = cut_batches(smiles, "compt", batch_size, where, pool=1)
     config = {"width": width, "depth": depth, "heads": heads}
     Recipe().change({f"model.{name}": value for name, value in config.items()})  # or refuse it
-    with torch.random.fork_rng([where] if where.type == "cuda" else []):
+    with same_generators_after([where]):
         torch.manual_seed(0)
         contests = line_up(batches, shuffled, config)
         attentive = [attentive_fp(smiles, batch_size)] if where.type == "cpu" else []
