@@ -344,7 +344,8 @@ class PackedMolecules:
     @cached_property
     def _lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Atoms and edges of each molecule, kept on the host: a batch need not ask its device."""
-        return tuple(x.diff().cpu().numpy() for x in (self.atom_offsets, self.edge_offsets))
+        atoms, edges = self.atom_offsets.diff(), self.edge_offsets.diff()
+        return atoms.cpu().numpy(), edges.cpu().numpy()
 
     def _atoms(self, index: Tensor, sizes: Tensor, total: int) -> Tensor:
         places = _ranges(self.atom_offsets[index], sizes, total)

@@ -62,7 +62,7 @@ Listener = Callable[[Progress], None]
 
 @dataclass
 class Member:
-    """One model in training: all that a checkpoint holds, and the context its steps are taken in."""
+    """One model in training: all that a checkpoint holds, and where its gradients are taken."""
 
     number: int
     model: nn.Module
@@ -137,7 +137,7 @@ class Trainer:
         optimizer = choices.build(model, steps=steps, seed=seed)
         member = Member(number, model, optimizer, choices.rho_schedule(optimizer))
         if self.settings.compile:
-            member.stepping = CompiledLayers(model.layers)
+            member.stepping = CompiledLayers(model.get_submodule("layers").children())
             self._compile(member)
         return member
 

@@ -57,7 +57,7 @@ TABLES: dict[str, tuple[Callable[..., Any], Callable[[dict[str, Any]], None], di
     "train": (bench.measure_training, screen.say_training, {"rounds": 2, "epochs": 6}),
     "predict": (bench.measure_prediction, screen.say_prediction, {"rounds": 2}),
 }
-STEPS: dict[str, Any] = {"width": 256, "batch_sizes": (32, 256), "steps": 50}
+STEPS: dict[str, Any] = {"width": 256, "batch_sizes": (32, 256), "warm": 8, "steps": 50}
 
 
 def build(name: str, seed: int = 0, **config: Any) -> nn.Module:
@@ -175,7 +175,7 @@ def time_steps(device: torch.device) -> dict[str, Any]:
                 for compiled in (False, True):
                     model = build(name, width=STEPS["width"], depth=3, heads=4).to(device)
                     with CompiledLayers(model.layers)() if compiled else nullcontext():
-                        train(model, batches, 8, precision)
+                        train(model, batches, STEPS["warm"], precision)
                         wait_for(device)
                         began = time.perf_counter()
                         train(model, batches, STEPS["steps"], precision)
@@ -192,8 +192,10 @@ def run_tests(device: torch.device) -> dict[str, Any]:
     """The tests marked `cuda`."""
     if device.type != "cuda":
         return {"ok": True, "skipped": "tests marked cuda need CUDA"}
-    words = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    here = Path(__file__).parent
+    files = [str(file) for file in here.glob("test_*.py") if "mark.cuda" in file.read_text()]
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=here.parent)
     say(done.stdout[-6000:] + done.stderr[-2000:])
     return {"ok": done.returncode == 0, "code": done.returncode}
 

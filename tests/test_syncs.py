@@ -1,4 +1,4 @@
-"""A training step asks its device for no more than it has to: on a GPU each answer is waited for."""
+"""A training step asks its device for no more than it has to: on a GPU answers are waited for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import tiny
-import torch
 from random_batches import ATOM, BOND, OUTPUTS, random_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -156,7 +156,7 @@ class GraphTransformer(MoleculeModel):
 
 
 def _learns_bias(x: Tensor) -> AbstractContextManager[object]:
-    """Fused attention but cuDNN's, which torch prefers on Hopper and which has no gradient for b."""
+    """No attention of cuDNN's, which torch prefers on Hopper and which has no gradient for b."""
     if not x.is_cuda or not torch.backends.cuda.mem_efficient_sdp_enabled():
         return nullcontext()
     return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])

@@ -63,7 +63,7 @@ def global_norm(tensors: Sequence[Tensor]) -> float:
 
 
 def dot(a: Mapping[Tensor, Tensor], b: Mapping[Tensor, Tensor]) -> float:
-    """The inner product of two vectors, summed in `widest`; what only one of them reaches adds 0."""
+    """The inner product of two vectors, summed in `widest`; what one alone reaches adds 0."""
     parts = defaultdict(list)
     for p in [p for p in a if p in b]:
         x, y = local(a[p]).flatten(), local(b[p]).flatten()
