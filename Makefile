@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 DEMO := runs/demo
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs gpu clean
 
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
@@ -21,6 +21,10 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict --quiet
+
+# On a machine with CUDA, by the Python of .venv or $(PYTHON), with all that is installed there.
+gpu:
+	PYTHONPATH="$(CURDIR):$$PYTHONPATH" $(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu.py
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

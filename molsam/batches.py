@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,12 +180,16 @@ def _merged(parts: Iterable[tuple[Tensor, Tensor]], *before: int) -> tuple[Tenso
     return _first_seen(np.concatenate(codes), table.rows, *before)
 
 
-def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
-    """Concatenated `arange(start, start + length)` of each pair."""
-    total = int(lengths.sum())
+def _ranges(starts: Tensor, lengths: Tensor, total: int) -> Tensor:
+    """Concatenated `arange(start, start + length)` of each pair; `total` -> sum of lengths."""
     shift = starts - (torch.cumsum(lengths, 0) - lengths)
     steps = torch.arange(total, device=starts.device)
     return steps + torch.repeat_interleave(shift, lengths, output_size=total)
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """`x` of the CPU on `device`; a GPU fetches it by itself, without being waited for."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _offsets(lengths: np.ndarray) -> Tensor:
@@ -316,44 +321,52 @@ class PackedMolecules:
         index -> positions, counted from the end if negative, or a mask (N,), as NumPy reads them.
         """
         device = self.atom_codes.device
-        index = torch.arange(len(self), device=device)[torch.as_tensor(index, device=device)]
+        chosen = np.arange(len(self))[torch.as_tensor(index).cpu().numpy()]
+        lengths, edges = (part[chosen] for part in self._lengths)
+        count, width = len(chosen), int(lengths.max())
+        index = _sent(torch.from_numpy(chosen), device)
         sizes = self.sizes[index]
-        count, width = len(index), int(sizes.max())
         y = self.y[index]
         known = ~torch.isnan(y)
         return Batch(
-            atoms=self._atoms(index, sizes),
+            atoms=self._atoms(index, sizes, int(lengths.sum())),
             sizes=sizes,
             bonds=self.bond_rows,
-            pair_codes=self._pair_codes(index, count, width),
-            distance=self._distance(index, sizes, count, width),
+            pair_codes=self._pair_codes(index, count, width, int(edges.sum())),
+            distance=self._distance(index, sizes, width, int((lengths**2).sum())),
             mask=torch.arange(width, device=device) < sizes[:, None],
             descriptors=self.descriptors[index],
             y=torch.where(known, y, 0.0),
             label_mask=known,
         )
 
-    def _atoms(self, index: Tensor, sizes: Tensor) -> Tensor:
-        places = _ranges(self.atom_offsets[index], sizes)
+    @cached_property
+    def _lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Atoms and edges of each molecule, kept on the host: a batch need not ask its device."""
+        atoms, edges = self.atom_offsets.diff(), self.edge_offsets.diff()
+        return atoms.cpu().numpy(), edges.cpu().numpy()
+
+    def _atoms(self, index: Tensor, sizes: Tensor, total: int) -> Tensor:
+        places = _ranges(self.atom_offsets[index], sizes, total)
         atoms = self.atom_rows.index_select(0, self.atom_codes[places])
         dense = molecules.FEATURIZERS[self.featurizer].continuous
-        if dense:
-            atoms[:, list(dense)] = self.charges[places]
+        for column, charges in zip(dense, self.charges.T, strict=True):
+            atoms[:, column] = charges[places]
         return atoms
 
-    def _pair_codes(self, index: Tensor, count: int, width: int) -> Tensor:
+    def _pair_codes(self, index: Tensor, count: int, width: int, total: int) -> Tensor:
         lengths = self.edge_offsets.diff()[index]
-        edges = _ranges(self.edge_offsets[index], lengths)
-        home = torch.repeat_interleave(lengths, output_size=len(edges))
+        edges = _ranges(self.edge_offsets[index], lengths, total)
+        home = torch.repeat_interleave(lengths, output_size=total)
         slot = (home * width + self.edge_src[edges]) * width + self.edge_dst[edges]
         codes = home.new_zeros(count * width * width)
         codes[slot] = self.edge_codes[edges].to(codes.dtype)
         return codes.view(count, width, width)
 
-    def _distance(self, index: Tensor, sizes: Tensor, count: int, width: int) -> Tensor:
-        lengths = sizes**2
-        pairs = _ranges(self.pair_offsets[index], lengths)
-        home = torch.repeat_interleave(lengths, output_size=len(pairs))
+    def _distance(self, index: Tensor, sizes: Tensor, width: int, total: int) -> Tensor:
+        lengths, count = sizes**2, len(index)
+        pairs = _ranges(self.pair_offsets[index], lengths, total)
+        home = torch.repeat_interleave(lengths, output_size=total)
         within = pairs - self.pair_offsets[index][home]
         row = torch.div(within, sizes[home], rounding_mode="floor")
         slot = (home * width + row) * width + within - row * sizes[home]

@@ -7,7 +7,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -21,9 +21,11 @@ from torch.optim import Optimizer
 
 from . import landscape, losses, metrics, runs
 from .batches import Batch, PackedMolecules, evaluation_batches, training_batches
+from .compiling import CompiledLayers, tells_sizes_apart
 from .datasets import Kind
 from .files import load_state, save_state, write_atomic
 from .optim import Diagnostics, RhoSchedule, SharpnessAware
+from .optim.generators import same_generators_after
 from .optim.schedules import SCHEDULES
 from .recipes import OptimizerConfig, TrainingConfig
 from .runs import CHECKPOINT, WEIGHTS, Run
@@ -60,7 +62,7 @@ Listener = Callable[[Progress], None]
 
 @dataclass
 class Member:
-    """One model in training: all that a checkpoint holds."""
+    """One model in training: all that a checkpoint holds, and where its gradients are taken."""
 
     number: int
     model: nn.Module
@@ -71,6 +73,7 @@ class Member:
     best_epoch: int = -1
     best_model: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    stepping: Callable[[], AbstractContextManager[None]] = nullcontext
 
     PLAIN = ("epoch", "best", "best_epoch", "best_model", "history")
 
@@ -117,7 +120,7 @@ class Trainer:
         if (folder / WEIGHTS).is_file() and not checkpoint.is_file():
             return
         folder.mkdir(exist_ok=True)
-        with torch.random.fork_rng([self.run.device] if self.run.device.type == "cuda" else []):
+        with same_generators_after([self.run.device]):
             member = self._start(number)
             if checkpoint.is_file():
                 member.restore(load_state(checkpoint))
@@ -132,7 +135,39 @@ class Trainer:
         steps = self.settings.epochs * len(self._batches(number, 0))
         seed = derive_seed(self.run.info.seed, number, 0)
         optimizer = choices.build(model, steps=steps, seed=seed)
-        return Member(number, model, optimizer, choices.rho_schedule(optimizer))
+        member = Member(number, model, optimizer, choices.rho_schedule(optimizer))
+        if self.settings.compile:
+            member.stepping = CompiledLayers(model.get_submodule("layers").children())
+            self._compile(member)
+        return member
+
+    def _compile(self, member: Member) -> None:
+        """Take a gradient, and drop it, on a batch that is the same wherever a run goes on.
+
+        What is compiled depends in its rounding on the first sizes it meets.
+        """
+        cuts, kinds = self._batches(member.number, 0), len(self.packed.bond_rows)
+        sizes = ((len(cut), max(self.sizes[cut]), sum(self.sizes[cut]), kinds) for cut in cuts)
+        told = (cut for cut, known in zip(cuts, sizes, strict=True) if tells_sizes_apart(known))
+        batch = self.packed.batch(self.split.train[next(told, cuts[0])])
+        member.model.train()
+        try:
+            with member.stepping():
+                self._gradient(member, batch)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TrainingError(
+                f"torch.compile failed: {reason}; set training.compile = false, or see that it "
+                "has a C++ compiler (on a GPU, Triton too)"
+            ) from error
+        member.model.zero_grad()
+
+    def _gradient(self, member: Member, batch: Batch) -> Tensor:
+        with runs.autocast(self.run.device, self.settings.precision):
+            prediction = member.model(batch)
+        loss = self.loss(prediction.float(), batch.y, batch.label_mask)
+        loss.backward()
+        return loss
 
     def _epochs(self, member: Member, folder: Path) -> None:
         saved = -math.inf
@@ -213,10 +248,8 @@ class Trainer:
             nonlocal gradients
             gradients += 1
             member.optimizer.zero_grad()
-            with runs.autocast(self.run.device, self.settings.precision):
-                prediction = member.model(batch)
-            loss = self.loss(prediction.float(), batch.y, batch.label_mask)
-            loss.backward()
+            with member.stepping():
+                loss = self._gradient(member, batch)
             if self.settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(member.model.parameters(), self.settings.clip_norm)
             return loss

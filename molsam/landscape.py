@@ -70,8 +70,9 @@ def hessian_product(
     """H v of the sum of `terms`, as in `top_eigenvalue`."""
     total = [torch.zeros_like(p) for p in parameters]
     for term in terms:
-        # fused attention cannot be differentiated twice
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        # neither fused attention nor cuDNN's GRU can be differentiated twice
+        cudnn_off = torch.backends.cudnn.flags(enabled=False)
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), cudnn_off:
             gradient = torch.autograd.grad(
                 term(), parameters, create_graph=True, materialize_grads=True
             )
@@ -85,4 +86,5 @@ def hessian_product(
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    return float(sum((x * y).double().sum() for x, y in zip(a, b, strict=True)))
+    wide = torch.float32 if a[0].device.type == "mps" else torch.float64  # MPS has no float64
+    return float(sum((x * y).sum(dtype=wide) for x, y in zip(a, b, strict=True)))

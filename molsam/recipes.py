@@ -235,6 +235,9 @@ class TrainingConfig(Section):
     metric: str | None = Field(default=None, description="what validation selects by")
     members: int = Field(default=1, ge=1, description="models in the ensemble")
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = Field(
+        default=False, description="train through torch.compile; for GPUs and long runs"
+    )
     sharpness_every: PositiveInt | None = Field(
         default=None, description="epochs from look to look at the top Hessian eigenvalue"
     )

@@ -21,9 +21,10 @@ from __future__ import annotations
 import itertools
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -362,7 +363,11 @@ def pick_device(name: str) -> torch.device:
 def provenance() -> dict[str, str]:
     """Versions that a result may depend on."""
     packages = ("molsam", "torch", "rdkit", "dgl", "dgllife", "numpy", "scikit-learn")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with suppress(PackageNotFoundError):  # an import from a checkout, say
+            found[name] = version(name)
+    return found
 
 
 def _weights(folder: Path) -> list[str]:

@@ -78,6 +78,7 @@ TRAININGS = st.fixed_dictionaries(
         "metric": maybe(TEXT),
         "members": COUNT,
         "precision": st.sampled_from(["float32", "bfloat16"]),
+        "compile": st.booleans(),
         "sharpness_every": maybe(COUNT),
     }
 )

@@ -52,12 +52,13 @@ class Pairs(NamedTuple):
             for pairs in (batch.pair_codes, batch.distance)
         )
         real = batch.mask.index_select(0, layout.slots // width)
-        self_pair = F.one_hot(layout.slots % width, width)
+        place = torch.arange(width, device=layout.slots.device)
+        twice = torch.where((layout.slots % width)[:, None] == place, 1, 2)
         return cls(
             codes=codes,
             padding=torch.zeros_like(real, dtype=dtype).masked_fill(~real, float("-inf")),
             distance=distance.clamp(min=0).to(dtype),
-            factor=((2 - self_pair) * (distance >= 0)).to(dtype),
+            factor=(twice * (distance >= 0)).to(dtype),
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..batches import Batch
 from .base import ModelConfig, MoleculeModel
@@ -139,8 +142,9 @@ class GraphTransformer(MoleculeModel):
         degree = (batch.distance == 1).sum(-1).flatten().index_select(0, layout.slots)
         degree = degree.clamp(max=self.config.max_degree)
         x = self.atom_embedding(batch.atoms) + self.degree_embedding(degree)
-        for layer in self.layers:
-            x = layer(x, bias, layout)
+        with _learns_bias(x):
+            for layer in self.layers:
+                x = layer(x, bias, layout)
         return self.norm(x)
 
     def _bias(self, batch: Batch) -> Tensor:
@@ -149,6 +153,13 @@ class GraphTransformer(MoleculeModel):
         bonds = F.embedding(batch.pair_codes, self.bond_bias(batch.bonds))
         bias = (self.distance_embedding(distance) + bonds).permute(0, 3, 1, 2)
         return bias.masked_fill(~batch.mask[:, None, None], float("-inf")).contiguous()
+
+
+def _learns_bias(x: Tensor) -> AbstractContextManager[object]:
+    """No attention of cuDNN's, which torch prefers on Hopper and which has no gradient for b."""
+    if not x.is_cuda or not torch.backends.cuda.mem_efficient_sdp_enabled():
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def _table(rows: int, width: int) -> nn.Embedding:

@@ -18,8 +18,8 @@ class TimeMajor(NamedTuple):
     """The order in which a recurrence reads packed atoms: every first atom, every second, ...
 
     molecules -> (B,) longest first; atoms -> (A,) rows of the packed atoms, step after step;
-    steps -> (V,) molecules still running at each step; reverse -> (A,) the rows, in this order,
-    of every molecule read backwards (a permutation that is its own inverse).
+    steps -> (V,) molecules still running at each step, on the CPU; reverse -> (A,) the rows, in
+    this order, of every molecule read backwards (a permutation that is its own inverse).
     """
 
     molecules: Tensor
@@ -29,15 +29,18 @@ class TimeMajor(NamedTuple):
 
     @classmethod
     def of(cls, sizes: Tensor) -> TimeMajor:
-        """The order for molecules of `sizes` (B,) atoms."""
+        """The order for molecules of `sizes` (B,) atoms; waits once for a device to tell them."""
+        device, sizes = sizes.device, sizes.cpu()
         lengths, molecules = torch.sort(sizes, descending=True, stable=True)
         first = (torch.cumsum(sizes, 0) - sizes)[molecules]
-        t = torch.arange(int(lengths[0]), device=sizes.device)[:, None]
+        t = torch.arange(int(lengths[0]))[:, None]
         running = t < lengths
         steps = running.sum(1)
         row = torch.cumsum(running.flatten(), 0).view_as(running) - 1
         mirrored = row.gather(0, (lengths - 1 - t).clamp(min=0))
-        return cls(molecules, (first + t)[running], steps, mirrored[running])
+        rows = (first + t)[running], mirrored[running]
+        molecules, atoms, reverse = (part.to(device) for part in (molecules, *rows))
+        return cls(molecules, atoms, steps, reverse)
 
 
 def packed_gru(gru: nn.GRU, x: Tensor, start: Tensor, sizes: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ def packed_gru(gru: nn.GRU, x: Tensor, start: Tensor, sizes: Tensor) -> Tensor:
 
 def _torch_gru(x: Tensor, start: Tensor, order: TimeMajor, *weights: Tensor) -> Tensor:
     start = start.expand(2, -1, -1).contiguous()
-    y, _ = torch.gru(x, order.steps.cpu(), start, weights, True, 1, 0.0, True, True)
+    y, _ = torch.gru(x, order.steps, start, weights, True, 1, 0.0, True, True)
     return y
 
 

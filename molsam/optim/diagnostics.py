@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import torch
-
 from .directions import Direction, cosine
+from .generators import same_generators_after
 from .sharpness import SharpnessAware
 
 Loss = TypeVar("Loss")
@@ -51,8 +50,7 @@ class Diagnostics:
         self._calls += 1
         if not look:
             return self.optimizer.step(closure)
-        devices = {p.device for p in self.optimizer.trainable() if p.is_cuda}
-        with torch.random.fork_rng(list(devices)):
+        with same_generators_after(p.device for p in self.optimizer.trainable()):
             eps = self.optimizer.probe(closure)
         row: dict[str, Any] = {"t": self.optimizer.t, "cosine": self._agreement(eps)}
         loss = self.optimizer.step(closure)

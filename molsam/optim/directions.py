@@ -45,6 +45,11 @@ def local(x: Any) -> Tensor:
     return x.to_local() if hasattr(x, "to_local") else x
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """float64, which Apple's MPS lacks: there float32."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def global_norm(tensors: Sequence[Tensor]) -> float:
     """||x||_2 of all `tensors` as one vector, summed in float32 or wider; 0 for no tensors.
 
@@ -58,11 +63,12 @@ def global_norm(tensors: Sequence[Tensor]) -> float:
 
 
 def dot(a: Mapping[Tensor, Tensor], b: Mapping[Tensor, Tensor]) -> float:
-    """The inner product of two vectors, summed in float64; what only one of them reaches adds 0."""
+    """The inner product of two vectors, summed in `widest`; what one alone reaches adds 0."""
     parts = defaultdict(list)
     for p in [p for p in a if p in b]:
         x, y = local(a[p]).flatten(), local(b[p]).flatten()
-        parts[_groups(a[p])].append(torch.dot(x.double(), y.double()))
+        dtype = widest(x.device)
+        parts[_groups(a[p])].append(torch.dot(x.to(dtype), y.to(dtype)))
     return float(sum(_total(sum(products), groups) for groups, products in parts.items()))
 
 
@@ -93,7 +99,9 @@ def _norm(tensors: Sequence[Tensor], groups: Sequence[Any]) -> float:
     if pieces:
         norms = torch._foreach_norm(pieces, 2, dtype=dtype)
         norm = torch.linalg.vector_norm(torch.stack([x.to(norm.device) for x in norms]))
-    return _total(norm.double().square(), groups).sqrt().item() if groups else norm.item()
+    if not groups:
+        return norm.item()
+    return _total(norm.to(widest(norm.device)).square(), groups).sqrt().item()
 
 
 def _pieces(x: Tensor) -> Sequence[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from .generators import generator_states, set_generator_states
 from .sharpness import SharpnessAware
 
 # BatchNorm goes by the flag, InstanceNorm by the buffers.
@@ -46,22 +47,16 @@ def repeat_dropout_masks(optimizer: SharpnessAware) -> None:
     """The second pass of a step draws what the first drew: the same dropout masks.
 
     Without it each pass draws afresh. torch's generators are set back, those of the CPU and of
-    the CUDA devices with parameters; the random numbers of Python and NumPy are not.
+    the devices with parameters; the random numbers of Python and NumPy are not.
     """
     drawn: dict[torch.device, Tensor] = {}
 
     @contextmanager
     def context(call: int) -> Iterator[None]:
         if call == 0:
-            drawn[torch.device("cpu")] = torch.get_rng_state()
-            for device in {p.device for p in optimizer.trainable() if p.is_cuda}:
-                drawn[device] = torch.cuda.get_rng_state(device)
+            drawn.update(generator_states(p.device for p in optimizer.trainable()))
         elif call > 0:
-            for device, state in drawn.items():
-                if device.type == "cpu":
-                    torch.set_rng_state(state)
-                else:
-                    torch.cuda.set_rng_state(state, device)
+            set_generator_states(drawn)
         yield
 
     optimizer.add_closure_context(context)
