@@ -102,7 +102,9 @@ class DistanceAttention(nn.Module):
             q = self.query(x).unflatten(-1, (self.heads, -1))
             return torch.bmm(q.transpose(0, 1), k.mT).transpose(0, 1)
         shift = (k * b[:, None]).sum(-1)
-        return F.linear(x, torch.bmm(k, W).flatten(0, 1), shift.flatten()).unflatten(-1, shift.shape)
+        return F.linear(x, torch.bmm(k, W).flatten(0, 1), shift.flatten()).unflatten(
+            -1, shift.shape
+        )
 
     def fade(self, pairs: Pairs) -> Tensor:
         """(2 - delta_ij) kappa(lambda d_ij), (A, V)."""
