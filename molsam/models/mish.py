@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def mish(x: Tensor) -> Tensor:
-    """x tanh(log(1 + e^x)) (Misra 2019, arXiv 1908.08681); `torch.nn.functional.mish` is the plain form."""
+    """x tanh(log(1 + e^x)) (Misra 2019, arXiv 1908.08681), as `torch.nn.functional.mish`."""
     quick = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
     return _Mish.apply(x)[0] if quick else F.mish(x)  # pyright: ignore
 
