@@ -6,8 +6,11 @@ import functools
 import gzip
 import json
 import os
+import platform
 import re
 import shutil
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -467,3 +470,28 @@ def test_the_bundled_molecules_of_the_readme_can_be_predicted(run):
 def test_the_settings_of_a_run_are_plain_text(run):
     assert json.loads((run.folder / "run.json").read_text())["tasks"] == ["pIC50"]
     assert Recipe.load(run.folder / "recipe.toml") == run.recipe
+
+
+FAULTS = """
+import resource
+from molsam import cli
+
+cli._keep_freed_memory()
+for round in range(12):
+    if round == 2:  # glibc has learned what it learns by itself
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    parts = [bytearray(30 << 20) for _ in range(3)]
+    del parts
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another")
+@pytest.mark.parametrize(("given", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "1"}, False)])
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise(given, kept):
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC", "GLIBC"))}
+    command = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(
+        command, env=inherited | given, capture_output=True, text=True, check=True
+    )
+    assert (int(done.stdout) < 1000) == kept  # 23,000 pages a round

@@ -21,10 +21,13 @@ from random_batches import (
 )
 from safetensors import safe_open
 from torch import nn
+from torch.nn import functional as F
 
 from molsam.batches import Batch
 from molsam.models import MODELS, CoMPT, DenseCoMPT, GraphTransformer
+from molsam.models.graph_transformer import attention
 from molsam.models.gru import packed_gru
+from molsam.models.mish import mish
 
 SMALL = {"width": 16, "depth": 2, "heads": 4}
 EACH = [
@@ -58,13 +61,14 @@ def all_grads(model, output):
 @pytest.mark.parametrize(
     ("kernel", "norm"), [*itertools.product(["exp", "softmax"], ["layer", "scale"])]
 )
-def test_compt_is_its_plain_form_with_gradients(kernel, norm, readout):
+@pytest.mark.parametrize("kinds", [4, 6])  # 16 and 24 columns of scores, at a width of 16
+def test_compt_is_its_plain_form_with_gradients(kernel, norm, readout, kinds):
     model = build(
         "compt", kernel=kernel, norm=norm, readout=readout, positions=4, descriptor_size=2
     )
     model = model.double().eval()
     plain = DenseCoMPT.of(model)
-    batch = to_double(random_batch(descriptors=2))
+    batch = to_double(random_batch(descriptors=2, kinds=kinds))
     close(model.encode(batch), plain.encode(batch), atol=1e-10)
     predictions = plain(batch.pad(15))
     close(model(batch), predictions, atol=1e-10)
@@ -74,8 +78,9 @@ def test_compt_is_its_plain_form_with_gradients(kernel, norm, readout):
         close(ours, theirs, atol=1e-9)
 
 
-def test_compt_is_its_plain_form_in_single_precision():
-    model, batch = build("compt").eval(), random_batch()
+@pytest.mark.parametrize("kinds", [4, 6])
+def test_compt_is_its_plain_form_in_single_precision(kinds):
+    model, batch = build("compt").eval(), random_batch(kinds=kinds)
     plain = DenseCoMPT.of(model)
     close(model.encode(batch), plain.encode(batch))
     close(model(batch), plain(batch))
@@ -201,6 +206,30 @@ def test_distance_and_degree_beyond_their_tables_count_as_the_last():
     far.distance[far.distance > 2] += 5
     assert (far.distance > 2).any()
     close(model(far), model(batch), atol=0)
+
+
+def test_attention_is_torchs_with_gradients():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 4, 5, 2, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    bias = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    bias[1, :, :, 3:] = float("-inf")
+    bias.requires_grad_()
+    ours, theirs = attention(q, k, v, bias, 0.0), F.scaled_dot_product_attention(q, k, v, bias)
+    close(ours, theirs, atol=1e-12)
+    for a, b in zip(
+        *(torch.autograd.grad(m.square().sum(), (q, k, v, bias)) for m in (ours, theirs)),
+        strict=True,
+    ):
+        close(a, b, atol=1e-12)
+
+
+def test_attention_drops_weights_and_keeps_their_mean():
+    torch.manual_seed(0)
+    q = torch.zeros(1, 1, 400, 2)
+    v, bias = torch.ones(1, 1, 400, 2), torch.zeros(1, 1, 400, 400)
+    m = attention(q, q, v, bias, 0.25)
+    assert m.std() > 0.01
+    assert m.mean() == pytest.approx(1, abs=0.01)
 
 
 # What must not matter
@@ -373,3 +402,42 @@ def test_packed_gru_has_second_derivatives_and_allows_frozen_weights():
     assert torch.autograd.gradgradcheck(
         lambda x, start, *_: packed_gru(gru, x, start, sizes), (x, start, *live)
     )
+
+
+# Mish against torch's
+
+EXTREMES = [-1e4, -90.0, -20.0, -1.0, 0.0, 1.0, 20.0, 90.0, 1e4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_mish_is_torchs_with_its_slope(dtype):
+    x = torch.cat([torch.linspace(-12, 12, 5000), torch.tensor(EXTREMES)]).to(dtype)
+    x.requires_grad_()
+    ours, theirs = mish(x), F.mish(x)
+    for a, b in [(ours, theirs), [torch.autograd.grad(y.sum(), x)[0] for y in (ours, theirs)]]:
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+    assert torch.equal(mish(x.detach()), ours)
+
+
+def test_mish_has_second_derivatives():
+    x = torch.linspace(-4, 4, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(mish, x)
+    assert torch.autograd.gradgradcheck(mish, x)
+    curved = [
+        torch.autograd.functional.hvp(lambda x, f=f: f(x).sum(), x, torch.ones_like(x))[1]
+        for f in (mish, F.mish)
+    ]
+    close(*curved, atol=1e-12)
+
+
+def test_a_model_works_under_the_transforms_of_torch_func():
+    model, batch = build("compt").eval(), random_batch(kinds=4)
+    weights = dict(model.named_parameters())
+
+    def total(weights):
+        return torch.func.functional_call(model, weights, (batch,)).square().sum()
+
+    found = torch.func.grad(total)(weights)
+    grads = torch.autograd.grad(total(weights), [*weights.values()])
+    for ours, plain in zip(found.values(), grads, strict=True):
+        close(ours, plain)

@@ -14,6 +14,7 @@ from .. import molecules
 from ..batches import Batch, PackedMolecules, training_batches
 from ..losses import LOSSES
 from ..models import CoMPT, DenseCoMPT, GraphTransformer
+from ..models.layers import Layout
 from ..optim.generators import same_generators_after
 from ..recipes import Recipe
 from ..runs import pick_device
@@ -27,6 +28,7 @@ TOLERANCE = 1e-5
 class Contest(NamedTuple):
     """A fast form, its plain form, and how many operations the fast form's steps are."""
 
+    name: str
     fast: Learner
     plain: Learner
     operations: int
@@ -58,7 +60,15 @@ class Learner(Entrant):
 
 
 class GraphormerStack(nn.Module):
-    """`GraphTransformer` of the parts of `dgl.nn`, with the same weights and predictions."""
+    """`GraphTransformer` of the parts of `dgl.nn`: its plain form, with the same predictions.
+
+    The weights are copies of the model's; its layers have no dropout.
+
+    Examples
+    --------
+    >>> fast = GraphTransformer(74, 12, outputs=1, width=64)
+    >>> plain = GraphormerStack(fast)
+    """
 
     def __init__(self, model: GraphTransformer) -> None:
         super().__init__()
@@ -67,19 +77,27 @@ class GraphormerStack(nn.Module):
         self.degrees.encoder.load_state_dict(model.degree_embedding.state_dict())
         self.spatial = part.SpatialEncoder(config.max_distance, config.heads)
         self.spatial.embedding_table.load_state_dict(model.distance_embedding.state_dict())
-        shared = (model.atom_embedding, model.bond_bias, model.norm, model.head)
-        self.atoms, self.bonds, self.norm, self.head = copy.deepcopy(shared)
+        shared = (model.atom_embedding, model.bond_bias, model.norm, model.readout, model.head)
+        self.atoms, self.bonds, self.norm, self.readout, self.head = copy.deepcopy(shared)
+        self.descriptor_size = model.descriptor_size
+        activation = {"relu": nn.ReLU, "gelu": nn.GELU}[config.activation]
         self.layers = nn.ModuleList()
         for ours in model.layers:
-            sizes = config.width, config.feed_forward, config.heads
             layer = part.GraphormerLayer(
-                *sizes, norm_first=config.norm_first, dropout=0.0, attn_dropout=0.0
+                config.width,
+                config.feed_forward,
+                config.heads,
+                norm_first=config.norm_first,
+                dropout=0.0,
+                attn_dropout=0.0,
+                activation=activation(),
             )
             layer.load_state_dict(ours.state_dict())
             self.layers.append(layer)
+        self.train(model.training)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Predictions (B, outputs) by the mean over the atoms."""
+        """Predictions (B, outputs)."""
         mask = batch.mask
         atoms = batch.atoms.new_zeros(*mask.shape, batch.atoms.shape[1])
         atoms[mask] = batch.atoms
@@ -88,8 +106,11 @@ class GraphormerStack(nn.Module):
         padding = ~mask[:, None].expand(-1, mask.shape[1], -1)
         for layer in self.layers:
             x = layer(x, bias, padding)
-        x = self.norm(x) * mask[..., None]
-        return self.head(x.sum(1) / batch.sizes[:, None])
+        layout = Layout.of(batch.sizes, mask, batch.slots, heads=1)
+        vectors = self.readout(self.norm(x)[mask], layout)
+        if self.descriptor_size:
+            vectors = torch.cat([vectors, batch.descriptors], dim=1)
+        return self.head(vectors)
 
 
 def compare_models(
@@ -108,9 +129,11 @@ def compare_models(
     A step is forward, backward and AdamW's update on a batch of ESOL-sized molecules, ready on
     the device. `DenseCoMPT` reads batches padded to ESOL's largest molecule, as published; a
     stack of `dgl.nn.GraphormerLayer` reads the same batches as `GraphTransformer`: those of
-    like-sized molecules that training cuts, and such as a plain shuffle gives. dgllife's
-    AttentiveFP at its default size runs beside them on a CPU, where DGL's packages work, and so
-    do products of square matrices, the best of which is the machine's peak.
+    like-sized molecules that training cuts, and such as a plain shuffle gives. "As used" sets
+    the former under `GraphTransformer` beside the latter under the stack, as users of each train.
+    dgllife's AttentiveFP at its default size runs beside them on a CPU, where DGL's packages
+    work; its ratio is to CoMPT with the mean readout. So do products of square matrices, the best
+    of which is the machine's peak.
 
     rounds, steps -> rounds of `steps` batches; width, depth, heads -> of both models.
 
@@ -130,12 +153,14 @@ def compare_models(
         contests = line_up(batches, shuffled, config)
         attentive = [attentive_fp(smiles, batch_size)] if where.type == "cpu" else []
     differences = [difference(contest) for contest in contests]
+    contests.append(as_used(*contests[-2:]))
+    differences.append(max(differences[-2:]))
     products = [SquareProduct(size, where) for size in SQUARES]
-    learners = [learner for contest in contests for learner in contest[:2]] + attentive
+    learners = dict.fromkeys(side for contest in contests for side in (contest.fast, contest.plain))
     turns = [range(steps)[i : i + 2] for i in range(0, steps, 2)]
     if where.type != "cpu":
         turns = take_turns(range(steps), where)
-    race([*learners, *products], turns, rounds, generator, progress)
+    race([*learners, *attentive, *products], turns, rounds, generator, progress)
     best, count = peak(products, steps), steps * batch_size
     return {
         "bench": "model",
@@ -151,7 +176,7 @@ def compare_models(
         },
         "rows": [
             *(_row(*pair, best, count) for pair in zip(contests, differences, strict=True)),
-            *({"model": e.name, "molecules_per_second": rate(count, e)} for e in attentive),
+            *(_beside(contests[0].fast, entrant, count) for entrant in attentive),
         ],
     }
 
@@ -182,9 +207,11 @@ def line_up(
     for readout in ("mean", "gru"):
         model = CoMPT(*sizes, readout=readout, **config).to(device)
         plain = DenseCoMPT.of(model)
+        name = f"CoMPT, {readout} readout"
         contests.append(
             Contest(
-                Learner(f"CoMPT, {readout} readout", model, batches),
+                name,
+                Learner(name, model, batches),
                 Learner("DenseCoMPT", plain, batches, lambda batch: batch.pad(ESOL["largest"])),
                 sum(operations(model, batch) for batch in batches),
             )
@@ -193,14 +220,22 @@ def line_up(
     for given, how in ((batches, ""), (shuffled, ", shuffled")):
         model = copy.deepcopy(first)
         plain = GraphormerStack(model).to(device)
+        name = f"GraphTransformer{how}"
         contests.append(
             Contest(
-                Learner(f"GraphTransformer{how}", model, given),
+                name,
+                Learner(name, model, given),
                 Learner("dgl.nn.GraphormerLayer", plain, given),
                 sum(operations(model, batch) for batch in given),
             )
         )
     return contests
+
+
+def as_used(like_sized: Contest, shuffled: Contest) -> Contest:
+    """GraphTransformer on the batches of its training, the plain form on shuffled ones."""
+    name = f"{like_sized.name}, as used"
+    return Contest(name, like_sized.fast, shuffled.plain, like_sized.operations)
 
 
 def attentive_fp(smiles: Sequence[str], batch_size: int) -> Learner:
@@ -234,11 +269,11 @@ def difference(contest: Contest) -> float:
 
 
 def _row(contest: Contest, differs: float, best: np.ndarray, count: int) -> dict[str, Any]:
-    fast, plain, work = contest
+    name, fast, plain, work = contest
     gflops = 1e-9 * work / np.array(fast.seconds)
     per_gflop = count / np.array(fast.seconds) / best
     return {
-        "model": fast.name,
+        "model": name,
         "plain": plain.name,
         "molecules_per_second": rate(count, fast),
         "plain_molecules_per_second": rate(count, plain),
@@ -248,4 +283,13 @@ def _row(contest: Contest, differs: float, best: np.ndarray, count: int) -> dict
         "gflops": float(np.median(gflops)),
         "share_of_peak": float(np.median(gflops / best)),
         "molecules_per_second_per_gflops": float(np.median(per_gflop)),
+    }
+
+
+def _beside(model: Learner, other: Learner, count: int) -> dict[str, Any]:
+    return {
+        "model": other.name,
+        "beside": model.name,
+        "molecules_per_second": rate(count, other),
+        **ratios(model, other),
     }

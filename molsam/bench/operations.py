@@ -19,11 +19,12 @@ def operations(model: CoMPT | GraphTransformer, batch: Batch) -> int:
 
     3 sum of 2 n i o  over the linear layers (n rows, i inputs, o outputs), less 2 n i o for each
     layer that reads features, which need no gradient;  and of the attention of each layer,
-    CoMPT:  3 (2 A K D + 2 D sum V^2);  GraphTransformer:  3 (4 D sum V^2).
+    CoMPT:  3 (2 A K H D + 2 K D^2 + 2 D sum V^2);  GraphTransformer:  3 (4 D sum V^2).
 
-    A -> atoms; K -> rows of `batch.bonds`; V -> atoms of a molecule; D -> width; a GRU is two
-    linear layers D to 3D in each direction. What padding costs is not counted, nor is anything
-    that is no matrix product.
+    A -> atoms; K -> rows of `batch.bonds`; H -> heads; V -> atoms of a molecule; D -> width; a
+    GRU is two linear layers D to 3D in each direction. What CoMPT saves by folding its queries
+    into its keys is not done and not counted (where H K > D they are not folded: a linear layer
+    D to D and 2 A K D). Nor is what padding costs, nor anything that is no matrix product.
     """
     config = model.config
     A, K, D = len(batch.atoms), len(batch.bonds), config.width
@@ -31,8 +32,12 @@ def operations(model: CoMPT | GraphTransformer, batch: Batch) -> int:
     atoms = _linear(A, model.atom_size, D)
     if isinstance(model, CoMPT):
         bonds = _linear(K, model.bond_size, D)
-        linear = 4 * _linear(A, D, D) + _linear(K, D, D)
-        attention = 2 * A * K * D + 2 * D * pairs
+        linear = 3 * _linear(A, D, D) + _linear(K, D, D)
+        H = config.heads
+        table = _linear(K, D, D) + _linear(A, D, H * K)
+        if H * K > D:
+            table = _linear(A, D, D) + _linear(A, D, K)
+        attention = table + 2 * D * pairs
     else:
         bonds = _linear(K, model.bond_size, config.heads)
         linear = 4 * _linear(A, D, D) + 2 * _linear(A, D, model.config.feed_forward)

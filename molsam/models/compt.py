@@ -14,6 +14,7 @@ from ..batches import Batch
 from . import published
 from .base import ModelConfig, MoleculeModel
 from .layers import Layout, NormName, norm
+from .mish import mish
 
 KernelName = Literal["exp", "softmax"]
 
@@ -69,7 +70,7 @@ class DistanceAttention(nn.Module):
     A_ij = (2 - delta_ij) softmax_j(s_ij) kappa(lambda d_ij),   m_i = sum_j A_ij v_j
 
     kappa(t) -> exp(-t) or softmax_j(-t), 0 where no path joins i and j; lambda -> `fading`;
-    e_ij -> one of K bond rows, so q_i . k(e_ij) is looked up in the table q k(e)^T (A, K) and no
+    e_ij -> one of K bond rows, so q_i . k(e_ij) is looked up in a `table` (A, H, K) and no
     (V, V, D) tensor is ever built. The factor 2 - delta_ij is the published sum of outgoing and
     incoming attention less its diagonal, for bonds that read alike in both directions.
     """
@@ -86,16 +87,28 @@ class DistanceAttention(nn.Module):
 
     def forward(self, x: Tensor, bonds: Tensor, pairs: Pairs, layout: Layout) -> Tensor:
         """Atoms x (A, D), embedded bonds (K, D) -> Mish(W m + b) (A, D)."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1))
-            for part in (self.query(x), self.key(bonds), self.value(x))
-        )
-        k = k * k.shape[-1] ** -0.5
-        table = torch.bmm(q.transpose(0, 1), k.permute(1, 2, 0)).transpose(0, 1)
+        v = self.value(x).unflatten(-1, (self.heads, -1))
+        table = self.table(x, bonds)
         s = table.gather(2, pairs.codes[:, None].expand(-1, self.heads, -1))
         a = (s + pairs.padding[:, None]).softmax(-1) * self.fade(pairs)[:, None]
         m = torch.bmm(layout.pad_heads(self.dropout(a).to(v.dtype)), layout.pad_heads(v))
-        return F.mish(self.out(layout.pack_heads(m)))
+        return mish(self.out(layout.pack_heads(m)))
+
+    def table(self, x: Tensor, bonds: Tensor) -> Tensor:
+        """q_i . k(e) / sqrt(D / H) of every atom and kind of bond, (A, H, K).
+
+        q . k = x . (Wq^T k) + bq . k is a linear layer of H K outputs on the atoms, formed from
+        the keys; where it would be wider than the queries are, those are formed first.
+        """
+        k = self.key(bonds).unflatten(-1, (self.heads, -1)).transpose(0, 1)
+        k = k * k.shape[-1] ** -0.5
+        if self.heads * len(bonds) > x.shape[1]:
+            q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(0, 1)
+            return torch.bmm(q, k.mT).transpose(0, 1)
+        W, b = (p.unflatten(0, (self.heads, -1)) for p in (self.query.weight, self.query.bias))
+        weight, bias = torch.bmm(k, W), (k * b[:, None]).sum(-1)
+        scores = F.linear(x, weight.flatten(0, 1), bias.flatten())
+        return scores.unflatten(-1, bias.shape)
 
     def fade(self, pairs: Pairs) -> Tensor:
         """(2 - delta_ij) kappa(lambda d_ij), (A, V)."""
@@ -121,7 +134,7 @@ class CoMPTLayer(nn.Module):
     def forward(self, x: Tensor, bonds: Tensor, pairs: Pairs, layout: Layout) -> Tensor:
         x = self.norm(x)
         h = x + self.dropout(self.norm(self.attention(x, bonds, pairs, layout)))
-        return x + h + self.dropout(self.norm(F.mish(self.feed_forward(h))))
+        return x + h + self.dropout(self.norm(mish(self.feed_forward(h))))
 
 
 class CoMPT(MoleculeModel):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .gru import packed_gru
 from .layers import Layout
+from .mish import mish
 
 ReadoutName = Literal["gru", "mean", "sum"]
 
@@ -43,9 +43,9 @@ class GRUReadout(nn.Module):
         self.mean = PoolReadout(mean=True)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        start = layout.pad(F.mish(x + self.bias), float("-inf")).amax(1)
+        start = layout.pad(mish(x + self.bias), float("-inf")).amax(1)
         y = packed_gru(self.gru, x, start, layout.sizes)
-        return self.mean(F.mish(self.linear(y)), layout)
+        return self.mean(mish(self.linear(y)), layout)
 
 
 def readout(name: ReadoutName, width: int) -> nn.Module:
