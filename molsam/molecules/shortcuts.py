@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rdkit import Chem
-from rdkit.Chem import QED, Crippen, FilterCatalog, Fragments, Graphs, rdMolDescriptors, rdPartialCharges
+from rdkit.Chem import (
+    QED,
+    Crippen,
+    FilterCatalog,
+    Fragments,
+    Graphs,
+    rdMolDescriptors,
+    rdPartialCharges,
+)
 from rdkit.Chem.EState import EState
 from rdkit.ML.InfoTheory import entropy
 
@@ -255,9 +263,7 @@ SHORTCUTS = (
     Shortcut(("BertzCT",), bertz),
     Shortcut(("NumValenceElectrons", "NumRadicalElectrons", "Chi0", "Chi1"), sums),
     Shortcut(("SPS",), spatial_score),
-    Shortcut(
-        ("qed", "MolWt", "MolLogP", "NumHDonors", "TPSA", "NumRotatableBonds"), drug_likeness
-    ),
+    Shortcut(("qed", "MolWt", "MolLogP", "NumHDonors", "TPSA", "NumRotatableBonds"), drug_likeness),
     Shortcut(tuple(name for name, _ in Fragments.fns), fragments),
     Shortcut(_numbered("SMR_VSA", 10), partial(rdMolDescriptors.SMR_VSA_, force=False)),
     Shortcut(_numbered("SlogP_VSA", 12), partial(rdMolDescriptors.SlogP_VSA_, force=False)),
