@@ -190,9 +190,8 @@ def score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
     return table
 
 
-def show_frame(frames: Iterator[pd.DataFrame]) -> None:
+def show_frame(frame: pd.DataFrame) -> None:
     """The first rows as a table on the screen."""
-    frame = next(frames)
     shown = frame.head(ROWS)
     table = Table(*map(escape, map(str, shown.columns)), box=None)
     for row in shown.itertuples(index=False):
