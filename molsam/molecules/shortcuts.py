@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -245,8 +245,10 @@ def _found(which: str, mol: Chem.Mol) -> list[int]:
     return [int(entry.GetDescription()) for entry in _catalog(which).GetMatches(mol)]
 
 
-def _numbered(name: str, count: int) -> tuple[str, ...]:
-    return tuple(f"{name}{i}" for i in range(1, count + 1))
+def surface(name: str, bins: int) -> Shortcut:
+    """Labute's surface by bins of a property, all at once: J. Mol. Graph. Model. 18 (2000) 464."""
+    names = tuple(f"{name}{i}" for i in range(1, bins + 1))
+    return Shortcut(names, lambda mol: getattr(rdMolDescriptors, f"{name}_")(mol, force=False))
 
 
 SHORTCUTS = (
@@ -265,8 +267,8 @@ SHORTCUTS = (
     Shortcut(("SPS",), spatial_score),
     Shortcut(("qed", "MolWt", "MolLogP", "NumHDonors", "TPSA", "NumRotatableBonds"), drug_likeness),
     Shortcut(tuple(name for name, _ in Fragments.fns), fragments),
-    Shortcut(_numbered("SMR_VSA", 10), partial(rdMolDescriptors.SMR_VSA_, force=False)),
-    Shortcut(_numbered("SlogP_VSA", 12), partial(rdMolDescriptors.SlogP_VSA_, force=False)),
-    Shortcut(_numbered("PEOE_VSA", 14), partial(rdMolDescriptors.PEOE_VSA_, force=False)),
+    surface("SMR_VSA", 10),
+    surface("SlogP_VSA", 12),
+    surface("PEOE_VSA", 14),
 )
 """Taken in this order: the states of `estate_extremes` serve descriptors of RDKit's own."""
