@@ -117,6 +117,8 @@ def test_the_time_of_one_molecule_is_taken_off():
     (whole,), (after,) = command.seconds, command.after_start.seconds
     assert whole > 0.6
     assert after < whole - 0.29
+    command.forget()
+    assert command.seconds == command.after_start.seconds == command.peak_bytes == []
 
 
 def test_memory_and_time_are_those_of_the_command():

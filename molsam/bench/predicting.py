@@ -41,6 +41,11 @@ class Command(Entrant):
         super().start_round()
         self.after_start.start_round()
 
+    def forget(self) -> None:
+        super().forget()
+        self.after_start.forget()
+        self.peak_bytes.clear()
+
     def take(self, turn: Sequence[Any]) -> None:
         """Run the command once for each item, in a process of its own."""
         for _ in turn:

@@ -15,7 +15,6 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import (
     QED,
-    Crippen,
     FilterCatalog,
     Fragments,
     Graphs,
@@ -23,7 +22,7 @@ from rdkit.Chem import (
     rdPartialCharges,
 )
 from rdkit.Chem.EState import EState
-from rdkit.ML.InfoTheory import entropy
+from rdkit.ML.InfoTheory.entropy import InfoEntropy  # type: ignore[attr-defined]
 
 from molsam.molecules.rows import atoms_of, bonds_of, ends_of
 
@@ -86,16 +85,16 @@ def information(mol: Chem.Mol) -> Values:
     """Information content of the characteristic polynomial, and its average a coefficient."""
     steps = Chem.GetDistanceMatrix(mol, False)
     coefficients = abs(Graphs.CharacteristicPolynomial(mol, (steps == 1).astype(float)))
-    average = entropy.InfoEntropy(coefficients)
+    average = InfoEntropy(coefficients)
     return sum(coefficients) * average, average
 
 
 def balaban(mol: Chem.Mol) -> Values:
     """J = q / (mu + 1) sum_ij (s_i s_j)^-1/2: Balaban, Chem. Phys. Lett. 89 (1982) 399."""
-    sums = sum(Chem.GetDistanceMatrix(mol, useBO=True, useAtomWts=False, prefix="Balaban"))
+    reach: Any = sum(Chem.GetDistanceMatrix(mol, useBO=True, useAtomWts=False, prefix="Balaban"))
     joined = Chem.GetAdjacencyMatrix(mol, useBO=False, emptyVal=0, prefix="NoBO") == 1
     first, second = np.nonzero(np.triu(joined))
-    terms = np.cumsum(1.0 / np.sqrt(sums[first] * sums[second]))
+    terms = np.cumsum(1.0 / np.sqrt(reach[first] * reach[second]))
     bonds = mol.GetNumBonds()
     cycles = bonds - mol.GetNumAtoms() + 1
     total = terms[-1] if len(terms) else 0.0
@@ -142,7 +141,7 @@ def bertz(mol: Chem.Mol) -> Values:
 
 
 def _entropy(counts: list[float]) -> float:
-    return entropy.InfoEntropy(np.array(counts, dtype=float))
+    return InfoEntropy(np.array(counts, dtype=float))
 
 
 def sums(mol: Chem.Mol) -> Values:
@@ -201,9 +200,9 @@ def drug_likeness(mol: Chem.Mol) -> Values:
     if any(atom.GetAtomicNum() == 1 for atom in atoms_of(mol)):
         raise NotImplementedError("QED is of the molecule without its explicit hydrogens")
     strict = rdMolDescriptors.NumRotatableBondsOptions.Strict
-    found = QED.QEDproperties(
+    found: Any = QED.QEDproperties(
         MW=rdMolDescriptors._CalcMolWt(mol),
-        ALOGP=Crippen.MolLogP(mol),
+        ALOGP=rdMolDescriptors.CalcCrippenDescriptors(mol)[0],
         HBA=sum(len(mol.GetSubstructMatches(acceptor)) for acceptor in QED.Acceptors),
         HBD=rdMolDescriptors.CalcNumHBD(mol),
         PSA=rdMolDescriptors.CalcTPSA(mol),
