@@ -187,7 +187,7 @@ class Run:
         molecules -> SMILES in anything that can be iterated over, a stream too; or a file, as
         `datasets.iter_chunks` reads it, whose column of SMILES may be named by `smiles`.
         chunk -> 4,096 if not given. Molecules of a chunk share batches, so that another one may
-        change a prediction in its last bits.
+        change a prediction by a millionth of its scale.
         processes -> how many read molecules; if not given, one a core where there is enough to do.
         progress -> called with the molecules read so far, and in all where that is known.
 
