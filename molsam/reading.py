@@ -2,7 +2,7 @@
 
 `read` parses, packs and describes; chunk by chunk, in worker processes where there is enough to
 do, and from the cache where it was done before. The result is the same bit for bit whatever the
-number of processes.
+number of processes. `begin` lets the workers start and does not wait for them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,12 @@ class Reading:
     scaffolds: list[str] | None
 
 
-def read(
+def read(smiles: Iterable[object], featurizer: str, **how: Any) -> Reading:
+    """`begin`, and wait for it."""
+    return begin(smiles, featurizer, **how)()
+
+
+def begin(
     smiles: Iterable[object],
     featurizer: str,
     *,
@@ -73,8 +78,11 @@ def read(
     processes: int | None = None,
     keep: bool = False,
     progress: Progress | None = None,
-) -> Reading:
+) -> Callable[[], Reading]:
     """Parse every text; pack what can be read, and describe it where asked to.
+
+    Worker processes are at it when this returns; what is returned waits for them. Without any,
+    the work is done then.
 
     Parameters
     ----------
@@ -94,15 +102,23 @@ def read(
     keys = {part: _key(part, salts, charges, smiles) for part in wanted} if keep else {}
     found = {part: kept for part, key in keys.items() if (kept := cache.load(key)) is not None}
     missing = [part for part in wanted if part not in found]
-    if missing:
-        work = partial(_work, parts=missing, salts=salts, charges=charges)
-        many = processes or _processes(len(smiles), "descriptors" in missing)
-        made = _joined(_each_chunk(work, smiles, many, progress), missing)
+    work = partial(_work, parts=missing, salts=salts, charges=charges)
+    many = processes or worthwhile(len(smiles), descriptors="descriptors" in missing)
+    chunks = _mapped(work, _cut(smiles) if missing else [], many)
+
+    def finish() -> Reading:
+        made = _joined(_counted(chunks, len(smiles), progress), missing) if missing else {}
         for part, key in keys.items():
             if part in made:
                 cache.save(key, made[part])
-        found |= made
-    return _reading(found, smiles, featurizer)
+        return _reading(found | made, smiles, featurizer)
+
+    return finish
+
+
+def worthwhile(count: int, *, descriptors: bool) -> int:
+    """Processes that reading so many molecules pays for: one a core, or one."""
+    return joblib.cpu_count() if count > WORTH[descriptors] else 1
 
 
 def _key(part: str, salts: Salts, charges: Charges, smiles: Sequence[object]) -> str:
@@ -110,34 +126,33 @@ def _key(part: str, salts: Salts, charges: Charges, smiles: Sequence[object]) ->
     return cache.key([part, made_by, molecules.DESCRIPTORS, salts, charges, smiles])
 
 
-def _processes(count: int, describing: bool) -> int:
-    return joblib.cpu_count() if count > WORTH[describing] else 1
+def _cut(smiles: list[object]) -> list[list[object]]:
+    return [smiles[start : start + CHUNK] for start in range(0, len(smiles), CHUNK)]
 
 
-def _each_chunk(
-    work: Callable[[list[object]], Chunk],
-    smiles: list[object],
-    processes: int,
-    progress: Progress | None,
-) -> Iterator[Chunk]:
-    """What `work` makes of the chunks, in order."""
-    chunks = [smiles[start : start + CHUNK] for start in range(0, len(smiles), CHUNK)]
+def _counted(chunks: Iterable[Chunk], total: int, progress: Progress | None) -> Iterator[Chunk]:
     done = 0
-    for chunk in _mapped(work, chunks, processes):
+    for chunk in chunks:
         yield chunk
         done += chunk.count
         if progress is not None:
-            progress(done, len(smiles))
+            progress(done, total)
 
 
-def _mapped(work: Callable[[Any], Chunk], chunks: Sequence[Any], processes: int) -> Iterator[Chunk]:
+def _mapped(
+    work: Callable[[list[object]], Chunk], chunks: Sequence[list[object]], processes: int
+) -> Iterator[Chunk]:
+    """What `work` makes of the chunks, in order; if by processes, these are at it already."""
     if processes == 1 or len(chunks) < 2:
-        yield from map(work, chunks)
-        return
+        return map(work, chunks)
     # joblib's workers stay for the next call, and need no `if __name__ == "__main__"`.
     pool: Any = joblib.Parallel(n_jobs=processes, return_as="generator")
+    return _watched(pool(joblib.delayed(work)(chunk) for chunk in chunks))
+
+
+def _watched(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     try:
-        yield from pool(joblib.delayed(work)(chunk) for chunk in chunks)
+        yield from chunks
     except BrokenExecutor as error:
         raise WorkerError(
             "a process that was reading molecules was killed, most likely for want of memory; "

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from . import metrics, molecules, reading, scaling
 from .batches import PackedMolecules, evaluation_batches
-from .datasets import Kind, MoleculeTable
+from .datasets import Chunk, Kind, MoleculeTable, is_table, iter_chunks
 from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
 from .models import MODELS
 from .recipes import DataConfig, Recipe
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rdkit.Chem import Mol
 
+Molecules = Iterable[str] | str | Path
 CHUNK = 4096
 RECORDS = ("run.json", "recipe.toml", "split.json", "scalers.json", "scores.json")
 WEIGHTS = "weights.safetensors"
@@ -164,32 +165,64 @@ class Run:
             units = ("probability",) * len(self.info.tasks)
         return [_with_unit(task, unit) for task, unit in zip(self.info.tasks, units, strict=True)]
 
-    def predict(
-        self,
-        smiles: Iterable[str],
-        *,
-        processes: int | None = None,
-        progress: Callable[[int, int | None], object] | None = None,
-    ) -> pd.DataFrame:
-        """Predictions in the user's units: one row per input, in order.
-
-        `processes` read the molecules; if not given, one a core where there is enough to do.
-        `progress` is called with the molecules read so far, and in all where that is known.
-
-        Columns: `smiles`; one per task (value, probability or class, see `columns`); with
-        several classes `<task> p(<class>)`; with an ensemble `<column> std`; `error`, which says
-        why a row has no prediction and is empty elsewhere.
-        """
+    def predict(self, molecules: Molecules, **how: Any) -> pd.DataFrame:
+        """Predictions in the user's units: one row per input, in order; see `predict_chunks`."""
         import pandas as pd
 
-        if isinstance(smiles, str):
-            raise TypeError("predict takes a list of SMILES; for one molecule write [smiles]")
-        total = len(smiles) if isinstance(smiles, Sized) else None
-        frames = []
-        for start, chunk in zip(itertools.count(step=CHUNK), _chunks(smiles, CHUNK), strict=False):
+        frames = list(self.predict_chunks(molecules, **how))
+        return pd.concat(frames, ignore_index=True) if frames else self._predicted(_column([]))
+
+    def predict_chunks(
+        self,
+        molecules: Molecules,
+        *,
+        smiles: str | None = None,
+        chunk: int | None = None,
+        processes: int | None = None,
+        progress: Callable[[int, int | None], object] | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """`predict`, `chunk` rows at a time, in memory that does not grow with their number.
+
+        While the model works on one chunk, processes read the molecules of the next.
+
+        molecules -> SMILES in anything that can be iterated over, a stream too; or a file, as
+        `datasets.iter_chunks` reads it, whose column of SMILES may be named by `smiles`.
+        chunk -> 4,096 if not given. Molecules of a chunk share batches, so that another one may
+        change a prediction by a millionth of its scale.
+        processes -> how many read molecules; if not given, one a core where there is enough to do.
+        progress -> called with the molecules read so far, and in all where that is known.
+
+        Columns: those of the file, else `smiles`; one per task (value, probability or class, see
+        `columns`); with several classes `<task> p(<class>)`; with an ensemble `<column> std`;
+        `error`, which says why a row has no prediction and is empty elsewhere. A name that a
+        file has already gets `predicted ` before it.
+        """
+        tables = _tables(molecules, smiles, chunk or CHUNK)
+        begun = self._begin(tables, _known_length(molecules), processes, progress)
+        ahead = next(begun, None)
+        while ahead is not None:
+            table, finish = ahead
+            read = finish()
+            ahead = next(begun, None)
+            yield self._predicted(table, read)
+
+    def _begin(
+        self,
+        tables: Iterable[Chunk],
+        total: int | None,
+        processes: int | None,
+        progress: Callable[[int, int | None], object] | None,
+    ) -> Iterator[tuple[Chunk, Callable[[], reading.Reading]]]:
+        """Every table, the reading of its molecules begun."""
+        choices, start = self.recipe.data, 0
+        for table in tables:
+            # A stream does not tell its length: it is worth what has come of it.
+            count = max(total or 0, start + len(table.frame))
+            many = processes or reading.worthwhile(count, descriptors=choices.descriptors)
             shown = _shifted(progress, start, total)
-            frames.append(self._predict_chunk(chunk, processes=processes, progress=shown))
-        return pd.concat(frames, ignore_index=True) if frames else self._predict_chunk([])
+            texts = table.frame[table.smiles]
+            yield table, begin_reading(texts, choices, processes=many, progress=shown)
+            start += len(table.frame)
 
     def predict_mols(self, mols: Sequence[Mol]) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std) over the ensemble in user units: (N, T), for classes (N, T, C)."""
@@ -219,20 +252,24 @@ class Run:
             return self._nothing()
         return self.predict_packed(describe(read.packed, read.descriptors, self.scalers))
 
-    def _predict_chunk(self, smiles: list[str], **how: Any) -> pd.DataFrame:
+    def _predicted(self, table: Chunk, read: reading.Reading | None = None) -> pd.DataFrame:
+        """The table with predictions of what was read of it."""
         import pandas as pd
 
-        read = read_molecules(smiles, self.recipe.data, **how)
-        error = np.full(len(smiles), "", dtype=object)
-        for fault in read.errors:
-            error[(fault.row or 0) - 1] = fault.reason
-        frame = pd.DataFrame({"smiles": smiles})
+        count = len(table.frame)
+        read = read or read_molecules([], self.recipe.data)
+        ours: dict[str, np.ndarray] = {}
         for name, column in self._columns(*self._predict_read(read)).items():
-            full = np.full(len(smiles), None if column.dtype == object else np.nan, column.dtype)
+            full = np.full(count, None if column.dtype == object else np.nan, column.dtype)
             full[read.index] = column
-            frame[name] = full
-        frame["error"] = error
-        return frame
+            ours[name] = full
+        ours["error"] = np.full(count, "", dtype=object)
+        for fault in read.errors:
+            ours["error"][(fault.row or 0) - 1] = fault.reason
+        frame = pd.DataFrame(ours, index=table.frame.index)
+        while taken := {name: f"predicted {name}" for name in frame if name in table.frame}:
+            frame = frame.rename(columns=taken)
+        return table.frame.join(frame)
 
     def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
         shape = (0, len(self.info.tasks), len(self.info.classes))
@@ -284,9 +321,16 @@ def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
 def read_molecules(smiles: Sequence[str], choices: DataConfig, **how: Any) -> reading.Reading:
     """The molecules as the recipe's model reads them, but for scales and labels.
 
-    `how` (scaffolds, processes, keep, progress) goes to `reading.read`.
+    `how` (scaffolds, processes, keep, progress) goes to `reading.begin`.
     """
-    return reading.read(
+    return begin_reading(smiles, choices, **how)()
+
+
+def begin_reading(
+    smiles: Iterable[str], choices: DataConfig, **how: Any
+) -> Callable[[], reading.Reading]:
+    """`read_molecules`, begun; what is returned waits for it."""
+    return reading.begin(
         smiles,
         choices.featurizer,
         salts=choices.salts,
@@ -386,7 +430,23 @@ def _shifted(
     return lambda done, _: progress and progress(start + done, total)
 
 
-def _chunks(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
+def _tables(molecules: Molecules, smiles: str | None, chunk: int) -> Iterator[Chunk]:
+    """The rows of a file, or a column of SMILES, `chunk` at a time."""
+    if isinstance(molecules, Path) or (isinstance(molecules, str) and is_table(molecules)):
+        return iter_chunks(molecules, smiles=smiles, chunk=chunk)
+    if isinstance(molecules, str):
+        raise TypeError("predict takes a list of SMILES or a file; for one molecule write [smiles]")
+    texts = iter(molecules)
+    return map(_column, iter(lambda: list(itertools.islice(texts, chunk)), []))
+
+
+def _column(texts: list[str]) -> Chunk:
+    import pandas as pd
+
+    return Chunk(pd.DataFrame({"smiles": texts}), "smiles")
+
+
+def _known_length(molecules: Molecules) -> int | None:
+    if isinstance(molecules, Sized) and not isinstance(molecules, str):
+        return len(molecules)
+    return None

@@ -190,9 +190,8 @@ def score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
     return table
 
 
-def show_frame(frames: Iterator[pd.DataFrame]) -> None:
+def show_frame(frame: pd.DataFrame) -> None:
     """The first rows as a table on the screen."""
-    frame = next(frames)
     shown = frame.head(ROWS)
     table = Table(*map(escape, map(str, shown.columns)), box=None)
     for row in shown.itertuples(index=False):
@@ -315,23 +314,37 @@ def say_featurizers(report: dict[str, Any]) -> None:
 
 def say_prediction(report: dict[str, Any]) -> None:
     """What `bench.measure_prediction` found."""
-    table = _numbers("form", "molecules/s", "peak memory", "of chemprop", "low", "high")
+    table = _numbers("command", "mol/s", "started", "memory", "of chemprop", "started")
     for row in report["rows"]:
-        found = [row[name] for name in ("ratio", "ratio_low", "ratio_high") if name in row]
-        table.add_row(
-            row["form"],
-            f"{row['molecules_per_second']:,.0f}",
-            f"{row['peak_bytes'] / 1e6:,.0f} MB",
-            *(f"{ratio:.2f}" for ratio in found),
-        )
+        found = [row[name] for name in ("ratio", "ratio_after_start") if name in row]
+        table.add_row(*_prediction(row), *(f"{ratio:.2f}" for ratio in found))
     out.print(table)
     settings = report["settings"]
+    what = escape(settings["table"]) if settings["table"] else "random, BBBP-sized"
     out.print(
-        f"{settings['count']:,} BBBP-sized molecules from SMILES to predictions, default models, "
-        f"on {report['device']} (threads: {report['threads']}). Run.predict without its start, "
-        f"commands with theirs; each in a new process. Medians over {settings['rounds']} rounds, "
-        "and the most memory."
+        f"{settings['count']:,} molecules ({what}) from a file of SMILES to one of predictions, "
+        f"default models, on {report['device']} (threads: {report['threads']}). Started: without "
+        "the time of one molecule. Each in a new process; medians over "
+        f"{settings['rounds']} rounds, and the most memory that one process of a command held."
     )
+
+
+def say_scale(report: dict[str, Any]) -> None:
+    """What `bench.measure_scale` found."""
+    table = _numbers("molecules", "mol/s", "started", "memory")
+    for row in report["rows"]:
+        table.add_row(f"{row['count']:,}", *_prediction(row)[1:])
+    out.print(table)
+    out.print(
+        "Random BBBP-sized molecules from a file of SMILES to one of predictions, by the default "
+        f"model without descriptors, on {report['device']} (threads: {report['threads']}). "
+        "Started: without the time of one molecule. Memory: the most that one process held."
+    )
+
+
+def _prediction(row: dict[str, Any]) -> list[str]:
+    rates = (row["molecules_per_second"], row["molecules_per_second_after_start"])
+    return [row["form"], *(f"{each:,.0f}" for each in rates), f"{row['peak_bytes'] / 1e6:,.0f} MB"]
 
 
 def say_training(report: dict[str, Any]) -> None:

@@ -20,9 +20,11 @@ words = sys.argv[1:]
 given = dict(zip(words[1::2], words[2::2]))
 if words[0] == "train":
     assert open(given["--data-path"]).readline() == "smiles,y\\n"
-    open(given["--output-dir"], "w").write("a model")
+    assert given["--epochs"] == "3"
+    features = given.get("--molecule-featurizers", "none")
+    open(given["--output-dir"], "w").write(features)
 else:
-    assert open(given["--model-paths"]).read() == "a model"
+    assert open(given["--model-paths"]).read() == given.get("--molecule-featurizers", "none")
     smiles = open(given["--test-path"]).read().split()[1:]
     open(given["--preds-path"], "w").write(str(len(smiles)))
 """
@@ -38,36 +40,85 @@ def small(monkeypatch):
         yield
 
 
-def test_prediction_beside_a_chemprop(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def fake_chemprop(tmp_path, monkeypatch):
     program = tmp_path / "chemprop"
     program.write_text(CHEMPROP.format(python=sys.executable))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("fake_chemprop")
+def test_prediction_beside_a_chemprop(capsys):
     result = molsam("bench", "predict", "--rounds", 1, "--count", 5, "--device", "cpu", "--json")
     assert result.code == 0, result.err
     report = json.loads(result.out)
-    assert report["settings"] == {"count": 5, "rounds": 1}
-    inside, command, other = report["rows"]
+    assert report["settings"] == {"count": 5, "rounds": 1, "table": None}
+    ours, other, described, _ = report["rows"]
     assert [row["form"] for row in report["rows"]] == [
-        "Run.predict",
-        "molsam predict",
-        "chemprop predict",
+        "molsam",
+        "chemprop",
+        "molsam, descriptors",
+        "chemprop, rdkit_2d",
     ]
-    assert inside["molecules_per_second"] > command["molecules_per_second"]
-    assert command["ratio"] == pytest.approx(
-        command["molecules_per_second"] / other["molecules_per_second"]
+    for row in (ours, described):
+        assert 0 < row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+    assert ours["ratio"] == pytest.approx(
+        ours["molecules_per_second"] / other["molecules_per_second"]
     )
     # Python alone takes 5 to 50 MB, with torch and RDKit more than 200 MB
-    assert other["peak_bytes"] < 1e8 < inside["peak_bytes"] < 4e9
+    assert other["peak_bytes"] < 1e8 < ours["peak_bytes"] < 4e9
     screen.say_prediction(report)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert sum(line.startswith(" chemprop predict") for line in lines) == 1
+    assert sum(line.startswith(" chemprop") for line in lines) == 2
+
+
+COPY = "import shutil, sys; shutil.copy(*sys.argv[1:])"
+
+
+def copier(folder, *_, **__):
+    """A command that copies what it is to predict."""
+    words = [sys.executable, "-c", COPY]
+    new, one = (
+        [*words, str(folder / f), str(folder / f"{f}.copy")] for f in ("new.csv", "one.csv")
+    )
+    return predicting.Command("copier", new, one)
+
+
+def test_molecules_of_a_file_can_be_predicted(tmp_path, monkeypatch):
+    monkeypatch.setattr(predicting, "line_up", lambda *a, **k: [copier(*a)])
+    (tmp_path / "mine.csv").write_text("id,smiles\n1,CCO\n2,xyz\n3,C\n")
+    report = predicting.measure_prediction(rounds=1, table=tmp_path / "mine.csv", device="cpu")
+    assert report["settings"] == {"count": 3, "rounds": 1, "table": "mine.csv"}
 
 
 def test_prediction_without_chemprop(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert predicting.chemprop(tmp_path, np.random.default_rng(0)) == []
+    assert predicting.chemprop(tmp_path, descriptors=False) == []
+
+
+def test_scale(monkeypatch):
+    monkeypatch.setattr(predicting, "molsam", copier)
+    monkeypatch.setattr(predicting, "SMALLEST", 3)
+    report = predicting.measure_scale(largest=40, device="cpu")
+    assert [row["count"] for row in report["rows"]] == [3, 30]
+    assert all(row["molecules_per_second"] > 0 for row in report["rows"])
+    screen.say_scale(report)
+
+
+def test_the_time_of_one_molecule_is_taken_off():
+    python = [sys.executable, "-c"]
+    command = predicting.Command(
+        "sleeps", [*python, "import time; time.sleep(.6)"], [*python, "import time; time.sleep(.3)"]
+    )
+    command.start_round()
+    command.take([0])
+    (whole,), (after,) = command.seconds, command.after_start.seconds
+    assert whole > 0.6
+    assert after < whole - 0.29
+    command.forget()
+    assert command.seconds == command.after_start.seconds == command.peak_bytes == []
 
 
 def test_memory_and_time_are_those_of_the_command():

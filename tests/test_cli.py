@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import json
 import os
@@ -23,7 +22,7 @@ import typer
 from rdkit import Chem
 from shell import assert_refused, molsam, write_table
 
-from molsam import Recipe, Run, cache, cli, datasets, fit, molecules, recipes, screen
+from molsam import Recipe, Run, cache, cli, datasets, fit, molecules, recipes, runs, screen
 from molsam.runs import WEIGHTS
 
 SMILES = ["CCO", "c1ccccc1O", "xyz", "", "CC(=O)O", "CCO"]
@@ -179,22 +178,24 @@ def test_a_file_may_be_written_over_itself(run, tmp_path):
 def test_rows_are_streamed(run, tmp_path, monkeypatch):
     table = write_table(tmp_path / "in.csv", count=50)
     molsam("predict", run.folder, table, "-o", tmp_path / "at once.csv")
+    monkeypatch.setattr(runs, "CHUNK", 7)
     events = []
-    iter_chunks = datasets.iter_chunks
+    iter_chunks, to_csv = runs.iter_chunks, pd.DataFrame.to_csv
 
     def reading(*given, **named):
-        for chunk in iter_chunks(*given, **named, chunk=7):
+        for chunk in iter_chunks(*given, **named):
             events.append("read")
             yield chunk
 
-    predict = Run.predict
-    monkeypatch.setattr(datasets, "iter_chunks", reading)
-    monkeypatch.setattr(
-        Run, "predict", lambda *a, **how: (events.append("predict"), predict(*a, **how))[1]
-    )
+    def writing(*given, **named):
+        events.append("write")
+        return to_csv(*given, **named)
+
+    monkeypatch.setattr(runs, "iter_chunks", reading)
+    monkeypatch.setattr(pd.DataFrame, "to_csv", writing)
     result = molsam("predict", run.folder, table, "-o", tmp_path / "in pieces.csv")
     assert result.out.startswith("50 rows written")
-    assert events == ["read", "predict"] * 8
+    assert events == ["read"] + ["read", "write"] * 7 + ["write"]
     pieces, whole = (pd.read_csv(tmp_path / f"{n}.csv") for n in ("in pieces", "at once"))
     pd.testing.assert_frame_equal(pieces, whole, rtol=1e-4)
 
@@ -216,7 +217,7 @@ def test_a_file_cut_short_leaves_the_old_predictions(run, tmp_path, monkeypatch)
     table = write_table(tmp_path / "in.csv.gz", count=50)
     table.write_bytes(table.read_bytes()[:-20])
     (tmp_path / "out.csv").write_text("old")
-    monkeypatch.setattr(datasets, "iter_chunks", functools.partial(datasets.iter_chunks, chunk=7))
+    monkeypatch.setattr(runs, "CHUNK", 7)
     result = molsam("predict", run.folder, table, "-o", tmp_path / "out.csv")
     assert_refused(result, "in.csv.gz is not a whole gzip file")
     assert (tmp_path / "out.csv").read_text() == "old"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -17,7 +18,7 @@ import tiny
 import torch
 
 import molsam
-from molsam import Run, datasets, fit, runs
+from molsam import Run, datasets, fit, reading, runs
 from molsam.check import assert_spelling_invariant
 from molsam.datasets import DataError
 from molsam.files import SUMS, RunError, read_json, write_json
@@ -153,18 +154,81 @@ def test_chunks_do_not_show(kind, trained, monkeypatch):
     pd.testing.assert_frame_equal(whole, pieces, check_dtype=False, rtol=1e-5)
 
 
-def test_a_generator_is_read_chunk_by_chunk(run, monkeypatch):
+def test_a_stream_is_read_one_chunk_ahead(run, monkeypatch):
     monkeypatch.setattr(runs, "CHUNK", 4)
-    read, seen = [], []
-    predict_chunk = Run._predict_chunk
+    read = []
+    frames = run.predict_chunks(read.append(i) or "C" for i in range(14))
+    assert not read
+    seen = [(len(frame), len(read)) for frame in frames]
+    assert seen == [(4, 8), (4, 12), (4, 14), (2, 14)]
 
-    def recording(self, smiles, **how):
-        seen.append(len(read))
-        return predict_chunk(self, smiles, **how)
 
-    monkeypatch.setattr(Run, "_predict_chunk", recording)
-    run.predict(read.append(i) or "C" for i in range(10))
-    assert seen == [4, 8, 10]
+def test_the_next_chunk_is_read_while_the_model_works(run, monkeypatch):
+    monkeypatch.setattr(runs, "CHUNK", 4)
+    events = []
+    begin, infer = runs.begin_reading, runs.infer
+    monkeypatch.setattr(
+        runs, "begin_reading", lambda *a, **k: (events.append("+"), begin(*a, **k))[1]
+    )
+    monkeypatch.setattr(runs, "infer", lambda *a, **k: (events.append("model"), infer(*a, **k))[1])
+    run.predict(["C"] * 10)
+    assert events == ["+", "+", "model", "+", "model", "model"]
+
+
+@pytest.mark.parametrize(("total", "expected"), [(None, [1, 1, 9, 9]), (14, [9, 9, 9, 9])])
+def test_processes_are_started_when_there_is_enough_to_do(total, expected, run, monkeypatch):
+    monkeypatch.setattr(runs, "CHUNK", 4)
+    monkeypatch.setattr(reading, "WORTH", {True: 10, False: 10})
+    monkeypatch.setattr(reading.joblib, "cpu_count", lambda: 9)
+    asked = []
+
+    begin = runs.begin_reading
+
+    def recording(smiles, choices, *, processes, progress):
+        asked.append(processes)
+        return begin(smiles, choices, processes=1, progress=progress)
+
+    monkeypatch.setattr(runs, "begin_reading", recording)
+    run.predict(["C"] * total if total else (text for text in ["C"] * 14))
+    assert asked == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*tasks which were still being processed")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stream_may_be_left_early(processes, run, monkeypatch):
+    monkeypatch.setattr(runs, "CHUNK", 300)
+    frames = run.predict_chunks(itertools.cycle(DRUGS), processes=processes)
+    first = next(frames)
+    frames.close()
+    assert len(first) == 300
+    assert np.isfinite(run.predict(DRUGS, processes=processes)["activity"]).all()
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "tsv", "smi", "parquet"])
+@pytest.mark.parametrize("given", [str, Path])
+def test_a_file_is_predicted_with_its_columns(ending, given, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "CHUNK", 3)
+    path = tmp_path / f"new.{ending}"
+    frame = pd.DataFrame({"smiles": [*DRUGS, "xyz"], "name": list(map(str, range(len(DRUGS) + 1)))})
+    if ending == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="," if "csv" in ending else "\t")
+    found, expected = run.predict(given(path)), run.predict(frame["smiles"])
+    assert list(found) == ["smiles", "name", *expected.columns[1:]]
+    assert found["name"].tolist() == frame["name"].tolist()
+    pd.testing.assert_frame_equal(
+        found.drop(columns="name"), expected, check_exact=True, check_dtype=False
+    )
+
+
+def test_the_column_of_smiles_may_be_named(run, tmp_path):
+    path = tmp_path / "new.csv"
+    pd.DataFrame({"product": DRUGS, "error": "mine"}).to_csv(path, index=False)
+    found = run.predict(path, smiles="product")
+    assert list(found) == ["product", "error", "activity", "predicted error"]
+    expected = run.predict(DRUGS)["activity"]
+    pd.testing.assert_series_equal(found["activity"], expected, check_exact=True)
 
 
 # What a prediction depends on, and what not

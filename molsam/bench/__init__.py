@@ -9,7 +9,7 @@ from __future__ import annotations
 from .featurizing import compare_featurizers
 from .models import compare_models
 from .optimizers import compare_optimizers
-from .predicting import measure_prediction
+from .predicting import measure_prediction, measure_scale
 from .training import measure_training
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "compare_models",
     "compare_optimizers",
     "measure_prediction",
+    "measure_scale",
     "measure_training",
 ]

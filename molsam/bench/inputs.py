@@ -58,7 +58,14 @@ def random_molecules(
 def _random_molecule(size: int, generator: np.random.Generator) -> str:
     text = ""
     while size:
-        block = generator.choice([block for block, atoms in BLOCKS.items() if atoms <= size])
+        fitting = _FITTING[min(size, len(_FITTING) - 1)]
+        block = fitting[int(generator.random() * len(fitting))]
         text += block
         size -= BLOCKS[block]
     return text
+
+
+_FITTING = [
+    [block for block, atoms in BLOCKS.items() if atoms <= size]
+    for size in range(max(BLOCKS.values()) + 1)
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,14 @@ def random_table(count: int, generator: np.random.Generator) -> MoleculeTable:
     )
 
 
-def write_smiles(path: Path, smiles: Sequence[str], y: np.ndarray | None = None) -> None:
-    """A CSV file with the column smiles, and y where it is given."""
-    lines = ["smiles", *smiles]
-    if y is not None:
-        lines = ["smiles,y", *(f"{s},{value}" for s, value in zip(smiles, y, strict=True))]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def write_smiles(path: Path, smiles: Iterable[str], y: np.ndarray | None = None) -> int:
+    """A CSV file with the column smiles, and y where it is given; how many rows it has."""
+    rows = ([text] for text in smiles) if y is None else zip(smiles, y, strict=True)
+    count = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["smiles"] if y is None else ["smiles", "y"])
+        for row in rows:
+            writer.writerow(row)
+            count += 1
+    return count

@@ -108,8 +108,11 @@ def bench_featurize(
 
 @bench_app.command("predict")
 def bench_predict(
+    table: Annotated[
+        Path | None, typer.Argument(help="Molecules to predict; random ones if absent.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Processes for each.")] = 3,
-    count: Annotated[int, typer.Option(min=1, help="Molecules to predict.")] = 2000,
+    count: Annotated[int, typer.Option(min=1, help="Random molecules to predict.")] = 2000,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -117,9 +120,22 @@ def bench_predict(
     from .. import bench
 
     report = bench.measure_prediction(
-        rounds=rounds, count=count, device=device, progress=screen.say_round
+        rounds=rounds, count=count, table=table, device=device, progress=screen.say_round
     )
     _say(report, as_json, screen.say_prediction)
+
+
+@bench_app.command("scale")
+def bench_scale(
+    largest: Annotated[int, typer.Option(min=1000, help="Molecules to stop at.")] = 100_000,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Speed and peak memory of predictions, from 1,000 molecules on by tens."""
+    from .. import bench
+
+    report = bench.measure_scale(largest=largest, device=device, progress=screen.say_round)
+    _say(report, as_json, screen.say_scale)
 
 
 @bench_app.command("train")

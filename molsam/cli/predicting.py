@@ -16,8 +16,6 @@ from .options import Device, Processes
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..runs import Run
-
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
@@ -30,18 +28,26 @@ def predict(
     processes: Processes = None,
 ) -> None:
     """Predict every row of a table, in order; a row that cannot be read says why."""
-    from .. import datasets
     from ..runs import Run
 
     model = Run.load(run, device=device)
-    frames = (
-        _with_predictions(frame, _predictions(model, frame[column], processes))
-        for frame, column in datasets.iter_chunks(table, smiles=smiles)
-    )
+    with screen.counting_bar("reading molecules") as progress:
+        frames = model.predict_chunks(
+            table,
+            smiles=smiles,
+            chunk=None if output else screen.ROWS + 1,
+            processes=processes,
+            progress=progress,
+        )
+        ours = model.predict([]).shape[1] - 1
+        frames = (_rounded(frame, ours) for frame in frames)
+        if output is None:
+            first = next(frames)
+        else:
+            rows, bad = _write_frames(frames, output)
     if output is None:
-        screen.show_frame(frames)
+        screen.show_frame(first)
     else:
-        rows, bad = _write_frames(frames, output)
         out.print(f"{rows:,} rows written to {escape(str(output))}", soft_wrap=True)
         if bad:
             err.print(f"{bad:,} rows have no prediction; the column 'error' says why")
@@ -73,21 +79,13 @@ def evaluate(
     out.print(screen.score_table({str(table): [found["scores"]]}))
 
 
-def _predictions(model: Run, smiles: pd.Series, processes: int | None) -> pd.DataFrame:
-    with screen.counting_bar("reading molecules") as progress:
-        return model.predict(smiles, processes=processes, progress=progress)
+def _rounded(frame: pd.DataFrame, ours: int) -> pd.DataFrame:
+    """The frame with the numbers of its last columns, `ours`, to six figures."""
+    last = frame.iloc[:, -ours:].map(_six_figures)
+    return frame.iloc[:, :-ours].join(last)
 
 
-def _with_predictions(frame: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The user's columns as they were, then ours; a name that is taken gets `predicted ` before."""
-    ours = predictions.drop(columns="smiles").set_axis(frame.index).map(_rounded)
-    while taken := {name: f"predicted {name}" for name in ours if name in frame}:
-        ours = ours.rename(columns=taken)
-    return frame.join(ours)
-
-
-def _rounded(value: Any) -> Any:
-    """A prediction to six figures; anything else as it is."""
+def _six_figures(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

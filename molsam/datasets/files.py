@@ -47,6 +47,11 @@ class Chunk(NamedTuple):
     smiles: str
 
 
+def is_table(name: str) -> bool:
+    """Whether a file of this name is read; no SMILES ends like one."""
+    return _suffix(Path(name)) in READERS
+
+
 def iter_chunks(
     path: str | Path, *, smiles: str | None = None, chunk: int = 10_000
 ) -> Iterator[Chunk]:
@@ -136,11 +141,14 @@ def listed(names: Iterable[str], most: int = 20) -> str:
 def _reader(path: Path) -> Callable[[Path, int], Iterator[pd.DataFrame]]:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    name = path.name.lower()
-    reader = READERS.get(Path(name.removesuffix(".gz")).suffix)
-    if reader is None or (reader is _parquet and name.endswith(".gz")):
+    reader = READERS.get(_suffix(path))
+    if reader is None or (reader is _parquet and path.suffix.lower() == ".gz"):
         raise DataError(f"{path} is not one of {', '.join(READERS)}; convert it to one of these")
     return reader
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,8 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.rdBase import BlockLogs
+
+from molsam.molecules.shortcuts import PROBES, SHORTCUTS, Shortcut
 
 DESCRIPTORS: tuple[str, ...] = tuple(name for name, _ in Descriptors._descList)
 """Names of RDKit's two-dimensional descriptors, in its own order."""
@@ -19,10 +22,22 @@ def descriptors(mol: Chem.Mol) -> np.ndarray:
     """RDKit's descriptors of `mol` in the order of `DESCRIPTORS`, (K,) float64.
 
     NaN where RDKit cannot compute one, and whatever it returns otherwise: `Ipc` grows beyond all
-    bounds with the molecule, others are infinite or NaN where charges are undefined.
+    bounds with the molecule, others are infinite or NaN where charges are undefined. Bit for bit
+    RDKit's values, though not all by its own functions: see `shortcuts`.
     """
+    taken = _shortcuts()
+    mol = Chem.Mol(mol)  # RDKit leaves what it shares as attributes of the object
+    known: dict[str, float] = {}
     with BlockLogs(), np.errstate(all="ignore"):
-        return np.array([_value(function, mol) for _, function in Descriptors._descList])
+        for shortcut in taken:
+            known |= _by(shortcut, mol)
+        return np.array(
+            [
+                known[name] if name in known else _value(function, mol)
+                for name, function in Descriptors._descList
+            ],
+            dtype=np.float64,
+        )
 
 
 def morgan_counts(mol: Chem.Mol, radius: int = 2, size: int = 2048) -> np.ndarray:
@@ -53,6 +68,27 @@ def _value(function: Callable[[Chem.Mol], float], mol: Chem.Mol) -> float:
         return float(function(mol))
     except Exception:
         return np.nan
+
+
+def _by(shortcut: Shortcut, mol: Chem.Mol) -> dict[str, float]:
+    """Values by name; none where the shortcut fails, so that RDKit's own functions are asked."""
+    with suppress(Exception):
+        return dict(zip(shortcut.names, shortcut.values(mol), strict=True))
+    return {}
+
+
+@cache
+def _shortcuts() -> tuple[Shortcut, ...]:
+    """Those that give this RDKit's values of the probes."""
+    with BlockLogs(), np.errstate(all="ignore"):
+        return tuple(shortcut for shortcut in SHORTCUTS if all(_agrees(shortcut, PROBES)))
+
+
+def _agrees(shortcut: Shortcut, probes: Iterable[str]) -> Iterator[bool]:
+    own = dict(Descriptors._descList)
+    for mol in map(Chem.MolFromSmiles, probes):
+        for name, value in _by(shortcut, Chem.Mol(mol)).items():
+            yield name in own and np.array_equal(value, _value(own[name], mol), equal_nan=True)
 
 
 @cache
