@@ -307,10 +307,11 @@ class Trainer:
 
 
 def averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """abar_n = abar_{n-1} + max(1 - decay, 1 / n) (w_n - abar_{n-1}), n weights w after their steps.
+    """a_n = a_{n-1} + max(1 - decay, 1 / n) (w_n - a_{n-1}), with w_n the weights after step n.
 
     The plain mean of the first 1 / (1 - decay) weights, an exponential average from then on, so
     that it never leans on the weights that training started from. None without a `decay`.
+    Deviation: torch's own exponential average starts at w_1 with its whole weight.
     """
     if decay is None:
         return None
