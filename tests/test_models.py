@@ -292,8 +292,13 @@ def test_fingerprints_join_through_a_layer_of_their_own(name, config):
     width = SMALL["width"]
     assert vectors.shape == (len(SIZES), model.embed_size) == (len(SIZES), 2 * width + 3)
     close(vectors[:, width : width + 3], batch.descriptors[:, :3], atol=0)
-    linear, counts = model.fingerprint[0], batch.descriptors[:, 3:]
+    linear, counts = model.fingerprint[1], batch.descriptors[:, 3:]
     close(vectors[:, -width:], F.mish(counts @ linear.weight.T + linear.bias))
+    torch.manual_seed(2)
+    found = model.fingerprint.train()(counts)
+    torch.manual_seed(2)
+    expected = F.mish(F.dropout(counts, 0.5) @ linear.weight.T + linear.bias)
+    close(found, expected)
 
 
 @each_model
