@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from . import landscape, losses, metrics, runs
 from .batches import Batch, PackedMolecules, evaluation_batches, training_batches
@@ -68,6 +69,7 @@ class Member:
     model: nn.Module
     optimizer: Optimizer
     rho: RhoSchedule | None
+    average: AveragedModel | None = None
     epoch: int = 0
     best: float = -math.inf
     best_epoch: int = -1
@@ -77,12 +79,18 @@ class Member:
 
     PLAIN = ("epoch", "best", "best_epoch", "best_model", "history")
 
+    @property
+    def judged(self) -> nn.Module:
+        """What is validated and kept: the average of the weights where there is one."""
+        return self.average.module if self.average else self.model
+
     def state(self) -> dict[str, Any]:
         """Nested plain values and tensors, for `files.save_state`."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rho": self.rho.state_dict() if self.rho else {},
+            "average": self.average.state_dict() if self.average else {},
             **{name: getattr(self, name) for name in self.PLAIN},
         }
 
@@ -92,6 +100,8 @@ class Member:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.rho:
             self.rho.load_state_dict(state["rho"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         for name in self.PLAIN:
             setattr(self, name, state[name])
 
@@ -135,7 +145,8 @@ class Trainer:
         steps = self.settings.epochs * len(self._batches(number, 0))
         seed = derive_seed(self.run.info.seed, number, 0)
         optimizer = choices.build(model, steps=steps, seed=seed)
-        member = Member(number, model, optimizer, choices.rho_schedule(optimizer))
+        rho, average = choices.rho_schedule(optimizer), averaged(model, self.settings.average)
+        member = Member(number, model, optimizer, rho, average)
         if self.settings.compile:
             member.stepping = CompiledLayers(model.get_submodule("layers").children())
             self._compile(member)
@@ -203,6 +214,8 @@ class Trainer:
             self._set_learning_rate(member, member.epoch + step / len(batches))
             batch = self.packed.batch(self.split.train[index])
             loss, calls = self._step(member, batch, watch or member.optimizer)
+            if member.average:
+                member.average.update_parameters(member.model)
             total += loss.detach() * len(index)
             gradients += calls
             done = (step + 1) / len(batches)
@@ -262,7 +275,7 @@ class Trainer:
         Where no task has what the metric needs (one class only, say), the loss selects.
         """
         info, index = self.run.info, self.split.valid
-        outputs = runs.infer(member.model, self.packed, self.run.recipe, index)
+        outputs = runs.infer(member.judged, self.packed, self.run.recipe, index)
         y = self.packed.y[index].cpu()
         loss = float(self.loss(outputs, torch.nan_to_num(y), ~torch.isnan(y)))
         truth = self.run.scalers.target.inverse(y.double().numpy())
@@ -273,7 +286,7 @@ class Trainer:
         better = merit > member.best
         if better:
             member.best, member.best_epoch = merit, member.epoch
-            state = member.model.state_dict()
+            state = member.judged.state_dict()
             member.best_model = {name: tensor.clone() for name, tensor in state.items()}
         return {"valid_loss": loss, f"valid_{self.metric}": score, "best": better}
 
@@ -324,6 +337,22 @@ class Trainer:
                 molecules_per_second=molecules_per_second,
             )
         )
+
+
+def averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """a_n = a_{n-1} + max(1 - decay, 1 / n) (w_n - a_{n-1}), with w_n the weights after step n.
+
+    The plain mean of the first 1 / (1 - decay) weights, an exponential average from then on, so
+    that it never leans on the weights that training started from. None without a `decay`.
+    Deviation: torch's own exponential average starts at w_1 with its whole weight.
+    """
+    if decay is None:
+        return None
+
+    def update(average: Any, weights: Any, count: Any) -> None:
+        torch._foreach_lerp_(average, weights, max(1 - decay, 1 / (int(count) + 1)))
+
+    return AveragedModel(model, multi_avg_fn=update)
 
 
 def start_epoch(member: Member, choices: OptimizerConfig) -> None:

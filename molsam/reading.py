@@ -52,13 +52,15 @@ class Reading:
 
     index -> (N,) positions that could be read, in order;  errors -> the others, `row` counted from
     1;  packed -> the molecules, without labels, None if N is 0;  descriptors -> (N, P) float64,
-    unscaled;  scaffolds -> N texts. What was not asked for is None.
+    unscaled;  fingerprints -> (N, 2048) uint8 Morgan counts;  scaffolds -> N texts. What was not
+    asked for is None.
     """
 
     index: np.ndarray
     errors: list[InvalidMolecule]
     packed: PackedMolecules | None
     descriptors: np.ndarray | None
+    fingerprints: np.ndarray | None
     scaffolds: list[str] | None
 
 
@@ -74,6 +76,7 @@ def begin(
     salts: Salts = "keep",
     charges: Charges = "keep",
     descriptors: bool = False,
+    fingerprints: bool = False,
     scaffolds: bool = False,
     processes: int | None = None,
     keep: bool = False,
@@ -88,7 +91,7 @@ def begin(
     ----------
     smiles, salts, charges : as in `molecules.parse_many`.
     featurizer : names the features of `packed`.
-    descriptors, scaffolds : make these too.
+    descriptors, fingerprints, scaffolds : make these too.
     processes : how many work. If not given, one a core where there is enough to do, else one.
     keep : look in the cache first, and leave there what was made.
     progress : called with the molecules done and in all.
@@ -98,7 +101,8 @@ def begin(
     WorkerError : a process was killed, most likely for want of memory.
     """
     smiles = list(smiles)
-    wanted = [featurizer, *(["descriptors"] * descriptors), *(["scaffolds"] * scaffolds)]
+    asked = {"descriptors": descriptors, "fingerprints": fingerprints, "scaffolds": scaffolds}
+    wanted = [featurizer, *(part for part, whether in asked.items() if whether)]
     keys = {part: _key(part, salts, charges, smiles) for part in wanted} if keep else {}
     found = {part: kept for part, key in keys.items() if (kept := cache.load(key)) is not None}
     missing = [part for part in wanted if part not in found]
@@ -119,6 +123,12 @@ def begin(
 def worthwhile(count: int, *, descriptors: bool) -> int:
     """Processes that reading so many molecules pays for: one a core, or one."""
     return joblib.cpu_count() if count > WORTH[descriptors] else 1
+
+
+def fingerprint_matrix(mols: Iterable[Mol]) -> np.ndarray:
+    """(N, 2048) uint8 Morgan counts; beyond 255 they count as 255."""
+    counts = np.stack([molecules.morgan_counts(mol) for mol in mols])
+    return counts.clip(max=255).astype(np.uint8)
 
 
 def _key(part: str, salts: Salts, charges: Charges, smiles: Sequence[object]) -> str:
@@ -170,6 +180,8 @@ def _work(smiles: list[object], *, parts: Sequence[str], salts: Salts, charges: 
 def _make(part: str, mols: Sequence[Mol]) -> Arrays:
     if part == "descriptors":
         return {part: np.stack([molecules.descriptors(mol) for mol in mols])}
+    if part == "fingerprints":
+        return {part: fingerprint_matrix(mols)}
     if part == "scaffolds":
         return {part: _array([molecules.scaffold(mol) for mol in mols])}
     return _arrays(PackedMolecules.from_mols(mols, part))
@@ -191,7 +203,7 @@ def _joined(chunks: Iterable[Chunk], parts: Sequence[str]) -> dict[str, Arrays]:
 def _join(part: str, made: Sequence[Arrays]) -> Arrays:
     if not made:
         return {}
-    if part == "descriptors":
+    if part in ("descriptors", "fingerprints"):
         return {part: np.concatenate([each[part] for each in made])}
     if part == "scaffolds":
         return {part: _array([text for each in made for text in _texts(each[part])])}
@@ -207,6 +219,7 @@ def _reading(parts: dict[str, Arrays], smiles: Sequence[object], featurizer: str
         errors=[InvalidMolecule(smiles[i], i + 1, reason) for i, reason in faults],
         packed=_packed(found, featurizer) if len(found["index"]) else None,
         descriptors=found.get("descriptors"),
+        fingerprints=found.get("fingerprints"),
         scaffolds=_texts(found["scaffolds"]) if "scaffolds" in found else None,
     )
 

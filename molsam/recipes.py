@@ -80,6 +80,7 @@ class DataConfig(Section):
     descriptors: bool = Field(
         default=True, description="join RDKit's 2D descriptors at the readout"
     )
+    fingerprints: bool = Field(default=False, description="join Morgan counts at the readout")
     split: Literal[
         "random",
         "paper",
@@ -233,6 +234,13 @@ class TrainingConfig(Section):
         default=False, description="weight positives by negatives / positives"
     )
     metric: str | None = Field(default=None, description="what validation selects by")
+    average: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay of a running average of the weights, which is then what is validated "
+        "and kept; .99 looks back a hundred steps",
+    )
     members: int = Field(default=1, ge=1, description="models in the ensemble")
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = Field(

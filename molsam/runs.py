@@ -229,7 +229,8 @@ class Run:
         choices = self.recipe.data
         packed = PackedMolecules.from_mols(mols, choices.featurizer)
         raw = descriptor_matrix(mols) if choices.descriptors else None
-        return self.predict_packed(describe(packed, raw, self.scalers))
+        counts = reading.fingerprint_matrix(mols) if choices.fingerprints else None
+        return self.predict_packed(describe(packed, raw, self.scalers, counts))
 
     def predict_packed(self, packed: PackedMolecules) -> tuple[np.ndarray, np.ndarray]:
         """`predict_mols` for molecules that are packed as the recipe's model reads them."""
@@ -250,7 +251,8 @@ class Run:
     def _predict_read(self, read: reading.Reading) -> tuple[np.ndarray, np.ndarray]:
         if read.packed is None:
             return self._nothing()
-        return self.predict_packed(describe(read.packed, read.descriptors, self.scalers))
+        raw, counts = read.descriptors, read.fingerprints
+        return self.predict_packed(describe(read.packed, raw, self.scalers, counts))
 
     def _predicted(self, table: Chunk, read: reading.Reading | None = None) -> pd.DataFrame:
         """The table with predictions of what was read of it."""
@@ -314,8 +316,9 @@ def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
     config = recipe.model.model_dump(exclude={"name"})
     joined = len(molecules.DESCRIPTORS) if recipe.data.descriptors else 0
     model = MODELS[recipe.model.name]
-    outputs = output_size(info)
-    return model(kind.atom_size, kind.bond_size, outputs, descriptor_size=joined, **config)
+    sizes = (kind.atom_size, kind.bond_size, output_size(info))
+    counts = molecules.MORGAN_SIZE if recipe.data.fingerprints else 0
+    return model(*sizes, descriptor_size=joined, fingerprint_size=counts, **config)
 
 
 def read_molecules(smiles: Sequence[str], choices: DataConfig, **how: Any) -> reading.Reading:
@@ -336,16 +339,27 @@ def begin_reading(
         salts=choices.salts,
         charges=choices.charges,
         descriptors=choices.descriptors,
+        fingerprints=choices.fingerprints,
         **how,
     )
 
 
-def describe(packed: PackedMolecules, raw: np.ndarray | None, scalers: Scalers) -> PackedMolecules:
-    """The molecules with their `raw` descriptors (N, P), scaled, where the recipe has any."""
-    if raw is None or scalers.descriptors is None:
+def describe(
+    packed: PackedMolecules,
+    raw: np.ndarray | None,
+    scalers: Scalers,
+    counts: np.ndarray | None = None,
+) -> PackedMolecules:
+    """The molecules with what the recipe joins to them: `raw` descriptors (N, P), scaled, and the
+    logarithms of Morgan `counts` (N, 2048) behind them."""
+    joined = []
+    if raw is not None and scalers.descriptors is not None:
+        joined.append(scaling.scale_descriptors(scalers.descriptors, raw))
+    if counts is not None:
+        joined.append(np.log1p(counts, dtype=np.float32))
+    if not joined:
         return packed
-    scaled = scaling.scale_descriptors(scalers.descriptors, raw)
-    return replace(packed, descriptors=torch.from_numpy(scaled))
+    return replace(packed, descriptors=torch.from_numpy(np.hstack(joined)))
 
 
 def descriptor_matrix(mols: Iterable[Mol]) -> np.ndarray:

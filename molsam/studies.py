@@ -33,13 +33,15 @@ class StudyError(ValueError):
 class Study:
     """Which recipes are trained on which tasks.
 
-    common -> changes of the default recipe that hold for all; variants -> those that differ.
+    common -> changes of the default recipe that hold for all; variants -> those that differ;
+    first_seed -> of the seeds, so that a choice may leave the splits alone that results stand on.
     """
 
     about: str
     tasks: tuple[str, ...]
     common: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]]
+    first_seed: int = 0
 
     def recipe(self, variant: str) -> Recipe:
         return Recipe().change({**self.common, **self.variants[variant]})
@@ -99,6 +101,27 @@ STUDIES = {
             "msam": {"optimizer.name": "msam"},
         },
     ),
+    "levers": Study(
+        about="what joins the readout, dropout, and the average of the weights",
+        tasks=("freesolv", "esol", "bace"),
+        common={
+            "model.width": 64,
+            "model.depth": 2,
+            "training.epochs": 20,
+            "data.fractions": (0.8, 0.19, 0.01),  # twice the rows to validate on, none to test
+        },
+        variants={
+            "defaults": {},
+            "fingerprints": {"fingerprints": True},
+            "join dropout .3": {"join_dropout": 0.3},
+            "fingerprints, join dropout .3": {"fingerprints": True, "join_dropout": 0.3},
+            "dropout .1": {"dropout": 0.1},
+            "average .98": {"average": 0.98},
+            "average .99, constant rate": {"average": 0.99, "schedule": "constant"},
+            "no descriptors": {"descriptors": False},
+        },
+        first_seed=1000,
+    ),
 }
 
 
@@ -124,7 +147,7 @@ def run_study(
     """
     for task in study.tasks:
         table = datasets.load(task, data_dir=data_dir)
-        for seed in range(seeds):
+        for seed in range(study.first_seed, study.first_seed + seeds):
             for variant in study.variants:
                 out = folder / task / variant.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
                 run = training.fit(

@@ -66,7 +66,9 @@ def fit(
     if run.finished:
         return run
     labels = scalers.target.transform(prepared.table.y)
-    packed = runs.describe(prepared.packed.labelled(labels), prepared.descriptors, scalers)
+    packed = runs.describe(
+        prepared.packed.labelled(labels), prepared.descriptors, scalers, prepared.fingerprints
+    )
     trainer = Trainer(run, packed, prepared.split, progress)
     for member in range(recipe.training.members):
         trainer.train(member)
@@ -122,6 +124,7 @@ class Prepared:
     table: MoleculeTable
     packed: PackedMolecules
     descriptors: np.ndarray | None
+    fingerprints: np.ndarray | None
     split: Split
     bad: list[InvalidMolecule]
 
@@ -188,7 +191,7 @@ def prepare(table: MoleculeTable, choices: DataConfig, seed: int, **how: Any) ->
     else:
         split = make_split(good, read.scaffolds, choices, seed)
     refuse_unlearnable(good, split)
-    return Prepared(good, read.packed, read.descriptors, split, bad)
+    return Prepared(good, read.packed, read.descriptors, read.fingerprints, split, bad)
 
 
 def make_split(

@@ -99,6 +99,7 @@ CASES = {
     "rare-checkpoints": Case({}, at(2.5), every=1e9),
     "gru": Case({"readout": "gru"}, at(1.5)),
     "ensemble": Case({"members": 2}, at(1.5, member=1)),
+    "average": Case({"average": 0.8, "fingerprints": True}, at(1.5)),
     "bfloat16": Case({"precision": "bfloat16", "model.name": "graph_transformer"}, at(1.5)),
     "in-checkpoint": Case({}, prepare=in_checkpoint),
     "before-weights": Case({}, prepare=between_checkpoint_and_weights),

@@ -25,13 +25,16 @@ TINY = (*TINY, "--device", "cpu")
         ("compt", {"readout": "gru"}),
         ("compt", {"heads": 2}),  # 12 columns of scores, and 24 above
         ("compt", {"readout": "sum", "head_layers": 1, "depth": 1}),
+        ("compt", {"head_layers": 3, "head_width": 5, "descriptor_size": 2}),
+        ("compt", {"descriptor_size": 2, "fingerprint_size": 30}),
         ("graph_transformer", {"feed_forward": 24, "attention_dropout": 0.5}),
     ],
 )
 def test_operations_are_those_of_the_matrix_products(name, config):
     settings = {"width": 16, "depth": 2, "heads": 4, **config}
     model = MODELS[name](ATOM, BOND, 3, **settings)
-    batch = random_batch(sizes=(7, 7, 7, 7))  # no padding, which is never counted
+    joined = model.descriptor_size + model.fingerprint_size
+    batch = random_batch(sizes=(7, 7, 7, 7), descriptors=joined)  # no padding: it never counts
     with FlopCounterMode(display=False) as counter:
         model(batch).sum().backward()
     assert operations(model, batch) == counter.get_total_flops()

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from random_batches import (
     ATOM,
@@ -40,9 +41,9 @@ EACH = [
 each_model = pytest.mark.parametrize(("name", "config"), EACH)
 
 
-def build(name, *, descriptor_size=0, **config):
+def build(name, **config):
     torch.manual_seed(1)
-    return MODELS[name](ATOM, BOND, OUTPUTS, descriptor_size=descriptor_size, **SMALL | config)
+    return MODELS[name](ATOM, BOND, OUTPUTS, **SMALL | config)
 
 
 def close(a, b, atol=1e-5):
@@ -63,12 +64,11 @@ def all_grads(model, output):
 )
 @pytest.mark.parametrize("kinds", [4, 6])  # 16 and 24 columns of scores, at a width of 16
 def test_compt_is_its_plain_form_with_gradients(kernel, norm, readout, kinds):
-    model = build(
-        "compt", kernel=kernel, norm=norm, readout=readout, positions=4, descriptor_size=2
-    )
+    joined = {"descriptor_size": 2, "fingerprint_size": 3}
+    model = build("compt", kernel=kernel, norm=norm, readout=readout, positions=4, **joined)
     model = model.double().eval()
     plain = DenseCoMPT.of(model)
-    batch = to_double(random_batch(descriptors=2, kinds=kinds))
+    batch = to_double(random_batch(descriptors=5, kinds=kinds))
     close(model.encode(batch), plain.encode(batch), atol=1e-10)
     predictions = plain(batch.pad(15))
     close(model(batch), predictions, atol=1e-10)
@@ -237,8 +237,8 @@ def test_attention_drops_weights_and_keeps_their_mean():
 
 @each_model
 def test_padding_and_company_do_not_matter(name, config):
-    model = build(name, descriptor_size=3, **config).eval()
-    batch = random_batch(descriptors=3)
+    model = build(name, descriptor_size=3, fingerprint_size=4, **config).eval()
+    batch = random_batch(descriptors=7)
     together = model(batch)
     close(model(batch.pad(21)), together)
     close(torch.cat([model(take(batch, [i])) for i in range(len(SIZES))]), together)
@@ -311,6 +311,46 @@ def test_shapes_and_descriptors(name, config):
     assert vectors.shape == (len(SIZES), model.embed_size)
     close(vectors[:, -3:], batch.descriptors, atol=0)
     close(model.head(vectors), model(batch), atol=0)
+
+
+@each_model
+def test_fingerprints_join_through_a_layer_of_their_own(name, config):
+    model = build(name, descriptor_size=3, fingerprint_size=40, **config).eval()
+    batch = random_batch(descriptors=43)
+    vectors = model.embed(batch)
+    width = SMALL["width"]
+    assert vectors.shape == (len(SIZES), model.embed_size) == (len(SIZES), 2 * width + 3)
+    close(vectors[:, width : width + 3], batch.descriptors[:, :3], atol=0)
+    linear, counts = model.fingerprint[1], batch.descriptors[:, 3:]
+    close(vectors[:, -width:], F.mish(counts @ linear.weight.T + linear.bias))
+    torch.manual_seed(2)
+    found = model.fingerprint.train()(counts)
+    torch.manual_seed(2)
+    expected = F.mish(F.dropout(counts, 0.5) @ linear.weight.T + linear.bias)
+    close(found, expected)
+
+
+@each_model
+def test_dropout_of_what_is_joined_is_of_training_alone(name, config):
+    still = {"descriptor_size": 3, "dropout": 0.0, **config}
+    if name == "graph_transformer":
+        still["attention_dropout"] = 0.0
+    plain, dropped = build(name, **still), build(name, **still, join_dropout=0.5)
+    batch = random_batch(descriptors=3)
+    close(dropped.eval()(batch), plain.eval()(batch), atol=0)
+    torch.manual_seed(2)
+    found = dropped.train()(batch)
+    torch.manual_seed(2)
+    close(found, plain.head(F.dropout(plain.embed(batch), 0.5)), atol=0)
+
+
+def test_the_head_has_a_width_of_its_own():
+    model = build("compt", head_width=5, head_layers=3)
+    assert [tuple(p.weight.shape) for p in model.head if isinstance(p, torch.nn.Linear)] == [
+        (5, SMALL["width"]),
+        (5, 5),
+        (OUTPUTS, 5),
+    ]
 
 
 @each_model

@@ -50,10 +50,10 @@ def assert_same_reading(a: Reading, b: Reading) -> None:
     np.testing.assert_array_equal(a.index, b.index)
     assert list(map(str, a.errors)) == list(map(str, b.errors))
     assert a.scaffolds == b.scaffolds
-    if a.descriptors is None or b.descriptors is None:
-        assert a.descriptors is b.descriptors
-    else:
-        assert a.descriptors.tobytes() == b.descriptors.tobytes()
+    for name in ("descriptors", "fingerprints"):
+        ours, theirs = getattr(a, name), getattr(b, name)
+        assert (ours is None) == (theirs is None)
+        assert ours is None or ours.tobytes() == theirs.tobytes()
     assert_same_pack(a.packed, b.packed)
 
 
@@ -81,11 +81,21 @@ def test_chunks_put_together_are_the_whole(name):
     assert_same_pack(found.packed, PackedMolecules.from_mols(parsed.mols, name))
     assert found.scaffolds == [molecules.scaffold(mol) for mol in parsed.mols]
     assert found.descriptors is None
+    assert found.fingerprints is None
+
+
+def test_fingerprints_are_morgan_counts_in_a_byte_each():
+    smiles = ["CCO", "xyz", "C" * 300]
+    found = read(smiles, "compt", fingerprints=True).fingerprints
+    counts = np.stack([molecules.morgan_counts(molecules.parse(s)) for s in ("CCO", "C" * 300)])
+    assert found is not None
+    assert (found.dtype, counts.max()) == (np.uint8, 298)
+    np.testing.assert_array_equal(found, counts.clip(max=255))
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_number_of_processes_changes_nothing(processes):
-    given = {"descriptors": True, "scaffolds": True}
+    given = {"descriptors": True, "fingerprints": True, "scaffolds": True}
     one = read(texts(), "compt", processes=1, **given)
     assert_same_reading(read(texts(), "compt", processes=processes, **given), one)
 
@@ -112,9 +122,9 @@ def test_policies_reach_the_molecules():
 @pytest.mark.parametrize("smiles", [[], ["xyz"], ["xyz"] * 60])
 def test_nothing_that_can_be_read(smiles, own_cache):
     for _ in range(2):
-        found = read(smiles, "compt", descriptors=True, scaffolds=True, processes=1, keep=True)
+        found = read(smiles, "compt", fingerprints=True, scaffolds=True, processes=1, keep=True)
         assert (len(found.index), len(found.errors)) == (0, len(smiles))
-        assert (found.packed, found.descriptors, found.scaffolds) == (None, None, None)
+        assert (found.packed, found.fingerprints, found.scaffolds) == (None, None, None)
 
 
 def test_a_killed_worker_is_one_error_and_the_next_call_works(monkeypatch):
@@ -147,9 +157,9 @@ def test_predictions_do_not_depend_on_the_number_of_processes(tmp_path):
 
 
 def test_what_was_made_is_found_again_bit_for_bit(own_cache):
-    given = {"descriptors": True, "scaffolds": True, "keep": True}
+    given = {"descriptors": True, "fingerprints": True, "scaffolds": True, "keep": True}
     made = read(texts(), "compt", **given)
-    assert len(list(own_cache.iterdir())) == 3
+    assert len(list(own_cache.iterdir())) == 4
     with never_made():
         assert_same_reading(read(texts(), "compt", **given), made)
         assert read(texts(), "compt", keep=True).scaffolds is None

@@ -37,7 +37,9 @@ def model_tables(draw):
         "depth": draw(COUNT),
         "dropout": draw(st.floats(0, 1, exclude_max=True)),
         "readout": draw(st.sampled_from(["gru", "mean", "sum"])),
+        "join_dropout": draw(st.floats(0, 1, exclude_max=True)),
         "head_layers": draw(COUNT),
+        "head_width": draw(maybe(COUNT)),
     }
     if draw(st.booleans()):
         kernel, norm = draw(st.sampled_from(["exp", "softmax"])), draw(st.sampled_from(NORMS))
@@ -76,6 +78,7 @@ TRAININGS = st.fixed_dictionaries(
         "patience": maybe(COUNT),
         "loss": maybe(st.sampled_from(["mse", "bce", "cross_entropy"])),
         "metric": maybe(TEXT),
+        "average": maybe(st.floats(0, 1, exclude_min=True, exclude_max=True)),
         "members": COUNT,
         "precision": st.sampled_from(["float32", "bfloat16"]),
         "compile": st.booleans(),
@@ -94,6 +97,7 @@ def data_tables(draw):
         "salts": draw(st.sampled_from(["keep", "largest", "refuse"])),
         "charges": draw(st.sampled_from(["keep", "neutralize"])),
         "descriptors": draw(st.booleans()),
+        "fingerprints": draw(st.booleans()),
         "split": split,
         "split_seed": draw(maybe(st.integers(0, 2**62))),
         "split_column": draw(TEXT) if split == "column" else None,

@@ -86,6 +86,7 @@ def test_the_kills_struck_where_they_should(killed):
         "rare-checkpoints": 1,
         "gru": 1,
         "ensemble": 0,  # the first member is done
+        "average": 1,
         "bfloat16": 1,
         "in-checkpoint": 2,
         "before-weights": 2,

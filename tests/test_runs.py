@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         ),
         "graph_transformer": fit(
             tiny.recipe(
-                epochs=1, descriptors=True, featurizer="pagtn",
+                epochs=1, descriptors=True, fingerprints=True, featurizer="pagtn",
                 **{"model.name": "graph_transformer"},
             ),
             tiny.regression(),

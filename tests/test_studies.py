@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ def test_every_cell_once_with_what_its_history_says(tmp_path):
         assert row["gradients"] == history["gradients"].sum()
         assert row["sharpness"] == history["sharpness"].iloc[-1]
         assert row["aligned"] == pytest.approx(history["aligned"].mean(), nan_ok=True)
+
+
+def test_seeds_count_from_the_first_of_the_study(tmp_path):
+    study = replace(STUDY, tasks=("esol",), variants={"sam": {}}, first_seed=7)
+    assert [row["seed"] for row in run(study, tmp_path, seeds=2)] == [7, 8]
+    assert (tmp_path / "esol" / "sam" / "seed-8").is_dir()
 
 
 def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -126,4 +133,5 @@ def test_the_command(tmp_path, monkeypatch):
 
 def test_a_study_that_is_not_there():
     result = CliRunner().invoke(app, ["study", "sharpnes"])
-    assert "no study 'sharpnes'; there are sharpness, anchor, stand-in" in str(result.exception)
+    words = "no study 'sharpnes'; there are sharpness, anchor, stand-in, levers"
+    assert words in str(result.exception)

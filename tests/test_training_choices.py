@@ -105,6 +105,11 @@ def test_every_featurizer_trains(featurizer, tmp_path):
         {"batch_size": 7},
         {"max_pairs": 3000},
         {"readout": "gru"},
+        {"descriptors": True},
+        {"fingerprints": True},
+        {"join_dropout": 0.3},
+        {"head_width": 7},
+        {"average": 0.5},
     ],
     ids=str,
 )
@@ -145,6 +150,47 @@ def test_an_anchor_an_epoch_is_one_in_as_many_steps_as_it_has(reference, tmp_pat
 def test_gradients_are_counted(fields, gradients, tmp_path):
     run = fit(tiny.recipe(**fields), tiny.regression(), out=tmp_path / "run")
     assert tiny.history(run)["gradients"].tolist() == gradients
+
+
+@pytest.mark.parametrize(("decay", "epochs_"), [(0.999, 2), (0.75, 3)])
+def test_an_average_is_kept_of_the_weights_after_each_step(decay, epochs_, tmp_path, monkeypatch):
+    seen, judged, step, infer = [], [], epochs.Trainer._step, runs.infer
+
+    def stepping(trainer, member, *args):
+        out = step(trainer, member, *args)
+        seen.append([p.detach().double().clone() for p in member.model.parameters()])
+        return out
+
+    def inferring(model, *args):
+        judged.append([p.clone() for p in model.parameters()])
+        return infer(model, *args)
+
+    monkeypatch.setattr(epochs.Trainer, "_step", stepping)
+    monkeypatch.setattr(runs, "infer", inferring)
+    fields = {"epochs": epochs_, "optimizer.lr": 0.01, "schedule": "constant"}
+    run = fit(tiny.recipe(**fields, average=decay), tiny.regression(), out=tmp_path / "averaged")
+    expected, ends = seen[0], []
+    for n, weights in enumerate(seen, start=1):
+        share = max(1 - decay, 1 / n)
+        expected = [a + share * (w - a) for a, w in zip(expected, weights, strict=True)]
+        if n % 3 == 0:
+            ends.append(expected)
+    for found, end in zip(judged, ends, strict=False):
+        for a, b in zip(found, end, strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-7)
+    best = int(tiny.history(run)["best"].to_numpy().nonzero()[0][-1])
+    assert all(
+        torch.equal(a, b) for a, b in zip(judged[best], tiny.weights(run)[0].values(), strict=True)
+    )
+    if decay == 0.999:  # still the plain mean
+        mean = [sum(each) / len(seen) for each in zip(*seen, strict=True)]
+        for a, b in zip(expected, mean, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_an_average_looks_and_does_not_touch(reference, tmp_path):
+    run = fit(tiny.recipe(average=0.9), tiny.regression(), out=tmp_path / "run")
+    assert tiny.history(run)["loss"].equals(tiny.history(reference)["loss"])
 
 
 @pytest.mark.parametrize("name", ["graphsam", "samone", "msam"])

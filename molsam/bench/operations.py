@@ -43,7 +43,8 @@ def operations(model: CoMPT | GraphTransformer, batch: Batch) -> int:
         linear = 4 * _linear(A, D, D) + 2 * _linear(A, D, model.config.feed_forward)
         attention = 4 * D * pairs
     layers = config.depth * (linear + attention)
-    return 2 * (atoms + bonds) + 3 * (layers + _readout(model, A) + _head(model, len(batch)))
+    read = atoms + bonds + _linear(len(batch), model.fingerprint_size, D)
+    return 2 * read + 3 * (layers + _readout(model, A) + _head(model, len(batch)))
 
 
 def _linear(rows: int, inputs: int, outputs: int) -> int:
@@ -58,7 +59,8 @@ def _readout(model: CoMPT | GraphTransformer, atoms: int) -> int:
 
 
 def _head(model: CoMPT | GraphTransformer, count: int) -> int:
-    sizes = [model.embed_size, *[model.config.width] * (model.config.head_layers - 1)]
+    width = model.config.head_width or model.config.width
+    sizes = [model.embed_size, *[width] * (model.config.head_layers - 1)]
     ends = zip(sizes, [*sizes[1:], model.outputs], strict=True)
     return sum(_linear(count, inputs, outputs) for inputs, outputs in ends)
 

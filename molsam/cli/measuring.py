@@ -18,7 +18,7 @@ bench_app = typer.Typer(help="Measure what the parts cost on this machine.", no_
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="sharpness, anchor or stand-in.")],
+    name: Annotated[str, typer.Argument(help="sharpness, anchor, stand-in or levers.")],
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for runs and tables; runs/study-NAME.")
     ] = None,

@@ -31,9 +31,13 @@ class ModelConfig(BaseModel):
         default="mean",
         description="atoms to molecule; mean and sum do not depend on the order of atoms",
     )
+    join_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="probability, on the molecule vector and what joins it"
+    )
     head_layers: int = Field(
         default=2, ge=1, description="linear layers from molecule vector to outputs"
     )
+    head_width: int | None = Field(default=None, ge=1, description="of those between; D if absent")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:
@@ -47,10 +51,11 @@ class ModelConfig(BaseModel):
 
 
 class MoleculeModel(nn.Module):
-    """Atom states, a readout, molecule descriptors joined to it, and a head.
+    """Atom states, a readout, what is known of the molecule joined to it, and a head.
 
     atom_size, bond_size -> lengths of the feature rows; outputs -> numbers predicted per molecule;
-    descriptor_size -> length of `Batch.descriptors`, 0 for none.
+    descriptor_size, fingerprint_size -> together the length of `Batch.descriptors`, 0 for none.
+    Fingerprints, which stand last there, are many columns: they join through a linear layer.
 
     Every method reads a `Batch`, or a (batched) DGLGraph with `ndata["h"]` and `edata["e"]`.
     """
@@ -63,17 +68,22 @@ class MoleculeModel(nn.Module):
         config: ModelConfig,
         *,
         descriptor_size: int = 0,
+        fingerprint_size: int = 0,
         norm_name: NormName = "layer",
     ):
         super().__init__()
         self.config = config
         self.atom_size, self.bond_size, self.outputs = atom_size, bond_size, outputs
-        self.descriptor_size = descriptor_size
+        self.descriptor_size, self.fingerprint_size = descriptor_size, fingerprint_size
         self.embed_size = config.width + descriptor_size
         self.readout = readout(config.readout, config.width)
+        if fingerprint_size:
+            self.fingerprint = fingerprint_layer(fingerprint_size, config)
+            self.embed_size += config.width
+        self.join_dropout = nn.Dropout(config.join_dropout)
         self.head = head(
             self.embed_size,
-            config.width,
+            config.head_width or config.width,
             outputs,
             layers=config.head_layers,
             norm_name=norm_name,
@@ -82,15 +92,19 @@ class MoleculeModel(nn.Module):
 
     def forward(self, batch: Molecules) -> Tensor:
         """Predictions (B, outputs)."""
-        return self.head(self.embed(batch))
+        return self.head(self.join_dropout(self.embed(batch)))
 
     def embed(self, batch: Molecules) -> Tensor:
-        """Molecule vectors (B, D + descriptor_size): the readout, then the descriptors."""
+        """Molecule vectors (B, embed_size): the readout, descriptors, embedded fingerprints."""
         batch = self._read(batch)
         vectors = self._vectors(batch)
-        if not self.descriptor_size:
-            return vectors
-        return torch.cat([vectors, batch.descriptors.to(vectors.dtype)], dim=1)
+        descriptors, counts = batch.descriptors.to(vectors.dtype).split(
+            [self.descriptor_size, self.fingerprint_size], dim=1
+        )
+        joined = [vectors, descriptors]
+        if self.fingerprint_size:
+            joined.append(self.fingerprint(counts))
+        return torch.cat(joined, dim=1)
 
     def encode(self, batch: Molecules) -> Tensor:
         """Atom states (A, D), molecule after molecule."""
@@ -111,7 +125,8 @@ class MoleculeModel(nn.Module):
         if not isinstance(batch, Batch):
             batch = Batch.from_dgl(batch, bond_size=self.bond_size)
             batch = batch.to(next(self.parameters()).device)
-        built_for = (self.atom_size, self.bond_size, self.descriptor_size)
+        joined = self.descriptor_size + self.fingerprint_size
+        built_for = (self.atom_size, self.bond_size, joined)
         found = (batch.atoms.shape[1], batch.bonds.shape[1], batch.descriptors.shape[1])
         if found != built_for:
             raise ValueError(
@@ -119,6 +134,16 @@ class MoleculeModel(nn.Module):
                 "take the featurizer and descriptors it was built for, or build it for these"
             )
         return batch
+
+
+def fingerprint_layer(size: int, config: ModelConfig) -> nn.Module:
+    """Log counts c (B, size) -> (B, D): Dropout(Mish(W Dropout_.5(c) + b)).
+
+    Half of the counts are dropped in training: as they are, a few epochs learn them by heart.
+    """
+    return nn.Sequential(
+        nn.Dropout(0.5), nn.Linear(size, config.width), nn.Mish(), nn.Dropout(config.dropout)
+    )
 
 
 def _sizes(atom: int, bond: int, descriptors: int) -> str:

@@ -163,6 +163,7 @@ class CoMPT(MoleculeModel):
         outputs: int,
         *,
         descriptor_size: int = 0,
+        fingerprint_size: int = 0,
         **config: Any,
     ):
         settings = CoMPTConfig(**config)
@@ -172,6 +173,7 @@ class CoMPT(MoleculeModel):
             outputs,
             settings,
             descriptor_size=descriptor_size,
+            fingerprint_size=fingerprint_size,
             norm_name=settings.norm,
         )
         width = settings.width

@@ -35,7 +35,12 @@ class DenseCoMPT(CoMPT):
         config = model.config.model_dump(exclude={"name"})
         sizes = model.atom_size, model.bond_size, model.outputs
         with torch.random.fork_rng([]):  # the fresh weights are drawn only to be replaced
-            plain = cls(*sizes, descriptor_size=model.descriptor_size, **config)
+            plain = cls(
+                *sizes,
+                descriptor_size=model.descriptor_size,
+                fingerprint_size=model.fingerprint_size,
+                **config,
+            )
         first = next(model.parameters())
         plain.to(first.device, first.dtype).load_state_dict(model.state_dict())
         return plain.train(model.training)

@@ -140,10 +140,18 @@ class GraphTransformer(MoleculeModel):
         outputs: int,
         *,
         descriptor_size: int = 0,
+        fingerprint_size: int = 0,
         **config: Any,
     ):
         settings = GraphTransformerConfig(**config)
-        super().__init__(atom_size, bond_size, outputs, settings, descriptor_size=descriptor_size)
+        super().__init__(
+            atom_size,
+            bond_size,
+            outputs,
+            settings,
+            descriptor_size=descriptor_size,
+            fingerprint_size=fingerprint_size,
+        )
         width, heads = settings.width, settings.heads
         self.atom_embedding = nn.Linear(atom_size, width)
         self.degree_embedding = _table(settings.max_degree + 1, width)

@@ -28,12 +28,19 @@ from molsam.molecules.parsing import (
     random_spellings,
 )
 from molsam.molecules.paths import bond_ends, distances, shortest_paths
-from molsam.molecules.properties import DESCRIPTORS, descriptors, morgan_counts, scaffold
+from molsam.molecules.properties import (
+    DESCRIPTORS,
+    MORGAN_SIZE,
+    descriptors,
+    morgan_counts,
+    scaffold,
+)
 from molsam.molecules.rows import Table
 
 __all__ = [
     "DESCRIPTORS",
     "FEATURIZERS",
+    "MORGAN_SIZE",
     "BlockLogs",
     "Charges",
     "Encoded",

@@ -17,6 +17,8 @@ from molsam.molecules.shortcuts import PROBES, SHORTCUTS, Shortcut
 DESCRIPTORS: tuple[str, ...] = tuple(name for name, _ in Descriptors._descList)
 """Names of RDKit's two-dimensional descriptors, in its own order."""
 
+MORGAN_SIZE = 2048
+
 
 def descriptors(mol: Chem.Mol) -> np.ndarray:
     """RDKit's descriptors of `mol` in the order of `DESCRIPTORS`, (K,) float64.
@@ -40,7 +42,7 @@ def descriptors(mol: Chem.Mol) -> np.ndarray:
         )
 
 
-def morgan_counts(mol: Chem.Mol, radius: int = 2, size: int = 2048) -> np.ndarray:
+def morgan_counts(mol: Chem.Mol, radius: int = 2, size: int = MORGAN_SIZE) -> np.ndarray:
     """Counts of the circular environments up to `radius` bonds, hashed to `size`; (size,) float32.
 
     Morgan, J. Chem. Doc. 5 (1965) 107; Rogers and Hahn, J. Chem. Inf. Model. 50 (2010) 742.
