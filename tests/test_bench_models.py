@@ -81,8 +81,8 @@ def test_the_stack_of_graphormer_layers_is_the_graph_transformer_with_gradients(
     torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
     (ours.square().sum() + theirs.square().sum()).backward()
     for a, b in (
-        (model.atom_embedding, plain.atoms),
-        (model.bond_bias, plain.bonds),
+        (model.atom_embedding, plain.model.atom_embedding),
+        (model.bond_bias, plain.model.bond_bias),
         (model.distance_embedding, plain.spatial.embedding_table),
         (model.degree_embedding, plain.degrees.encoder),
     ):

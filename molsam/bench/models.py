@@ -73,16 +73,14 @@ class GraphormerStack(nn.Module):
     def __init__(self, model: GraphTransformer) -> None:
         super().__init__()
         part, config = molecules.dgl().nn, model.config
+        self.model = copy.deepcopy(model)
         self.degrees = part.DegreeEncoder(config.max_degree, config.width, direction="in")
         self.degrees.encoder.load_state_dict(model.degree_embedding.state_dict())
         self.spatial = part.SpatialEncoder(config.max_distance, config.heads)
         self.spatial.embedding_table.load_state_dict(model.distance_embedding.state_dict())
-        shared = (model.atom_embedding, model.bond_bias, model.norm, model.readout, model.head)
-        self.atoms, self.bonds, self.norm, self.readout, self.head = copy.deepcopy(shared)
-        self.descriptor_size = model.descriptor_size
         activation = {"relu": nn.ReLU, "gelu": nn.GELU}[config.activation]
         self.layers = nn.ModuleList()
-        for ours in model.layers:
+        for ours in self.model.layers:
             layer = part.GraphormerLayer(
                 config.width,
                 config.feed_forward,
@@ -94,23 +92,22 @@ class GraphormerStack(nn.Module):
             )
             layer.load_state_dict(ours.state_dict())
             self.layers.append(layer)
+        self.model.layers = nn.ModuleList()
         self.train(model.training)
 
     def forward(self, batch: Batch) -> Tensor:
         """Predictions (B, outputs)."""
-        mask = batch.mask
+        mask, model = batch.mask, self.model
         atoms = batch.atoms.new_zeros(*mask.shape, batch.atoms.shape[1])
         atoms[mask] = batch.atoms
-        x = self.atoms(atoms) + self.degrees((batch.distance == 1).sum(-1))
-        bias = self.spatial(batch.distance) + self.bonds(batch.bonds)[batch.pair_codes]
+        x = model.atom_embedding(atoms) + self.degrees((batch.distance == 1).sum(-1))
+        bias = self.spatial(batch.distance) + model.bond_bias(batch.bonds)[batch.pair_codes]
         padding = ~mask[:, None].expand(-1, mask.shape[1], -1)
         for layer in self.layers:
             x = layer(x, bias, padding)
         layout = Layout.of(batch.sizes, mask, batch.slots, heads=1)
-        vectors = self.readout(self.norm(x)[mask], layout)
-        if self.descriptor_size:
-            vectors = torch.cat([vectors, batch.descriptors], dim=1)
-        return self.head(vectors)
+        vectors = model.readout(model.norm(x)[mask], layout)
+        return model.head(model.join_dropout(model.join(vectors, batch)))
 
 
 def compare_models(

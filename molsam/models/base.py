@@ -97,7 +97,10 @@ class MoleculeModel(nn.Module):
     def embed(self, batch: Molecules) -> Tensor:
         """Molecule vectors (B, embed_size): the readout, descriptors, embedded fingerprints."""
         batch = self._read(batch)
-        vectors = self._vectors(batch)
+        return self.join(self._vectors(batch), batch)
+
+    def join(self, vectors: Tensor, batch: Batch) -> Tensor:
+        """What the readout gave (B, D), and beside it all else that is known (B, embed_size)."""
         descriptors, counts = batch.descriptors.to(vectors.dtype).split(
             [self.descriptor_size, self.fingerprint_size], dim=1
         )
