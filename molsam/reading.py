@@ -52,23 +52,26 @@ class Reading:
 
     index -> (N,) positions that could be read, in order;  errors -> the others, `row` counted from
     1;  packed -> the molecules, without labels, None if N is 0;  descriptors -> (N, P) float64,
-    unscaled;  scaffolds -> N texts. What was not asked for is None.
+    unscaled;  morgan -> (N, 2048) uint16 counts;  scaffolds -> N texts. What was not asked for is
+    None.
     """
 
     index: np.ndarray
     errors: list[InvalidMolecule]
     packed: PackedMolecules | None
     descriptors: np.ndarray | None
+    morgan: np.ndarray | None
     scaffolds: list[str] | None
 
 
 def read(
     smiles: Iterable[object],
-    featurizer: str,
+    featurizer: str | None,
     *,
     salts: Salts = "keep",
     charges: Charges = "keep",
     descriptors: bool = False,
+    morgan: bool = False,
     scaffolds: bool = False,
     processes: int | None = None,
     keep: bool = False,
@@ -79,8 +82,8 @@ def read(
     Parameters
     ----------
     smiles, salts, charges : as in `molecules.parse_many`.
-    featurizer : names the features of `packed`.
-    descriptors, scaffolds : make these too.
+    featurizer : names the features of `packed`; None packs nothing.
+    descriptors, morgan, scaffolds : make these too.
     processes : how many work. If not given, one a core where there is enough to do, else one.
     keep : look in the cache first, and leave there what was made.
     progress : called with the molecules done and in all.
@@ -90,7 +93,8 @@ def read(
     WorkerError : a process was killed, most likely for want of memory.
     """
     smiles = list(smiles)
-    wanted = [featurizer, *(["descriptors"] * descriptors), *(["scaffolds"] * scaffolds)]
+    asked = {"descriptors": descriptors, "morgan": morgan, "scaffolds": scaffolds}
+    wanted = [*filter(None, [featurizer]), *(part for part in asked if asked[part])]
     keys = {part: _key(part, salts, charges, smiles) for part in wanted} if keep else {}
     found = {part: kept for part, key in keys.items() if (kept := cache.load(key)) is not None}
     missing = [part for part in wanted if part not in found]
@@ -155,6 +159,8 @@ def _work(smiles: list[object], *, parts: Sequence[str], salts: Salts, charges: 
 def _make(part: str, mols: Sequence[Mol]) -> Arrays:
     if part == "descriptors":
         return {part: np.stack([molecules.descriptors(mol) for mol in mols])}
+    if part == "morgan":
+        return {part: np.stack([molecules.morgan_counts(mol).astype(np.uint16) for mol in mols])}
     if part == "scaffolds":
         return {part: _array([molecules.scaffold(mol) for mol in mols])}
     return _arrays(PackedMolecules.from_mols(mols, part))
@@ -176,22 +182,23 @@ def _joined(chunks: Iterable[Chunk], parts: Sequence[str]) -> dict[str, Arrays]:
 def _join(part: str, made: Sequence[Arrays]) -> Arrays:
     if not made:
         return {}
-    if part == "descriptors":
+    if part in ("descriptors", "morgan"):
         return {part: np.concatenate([each[part] for each in made])}
     if part == "scaffolds":
         return {part: _array([text for each in made for text in _texts(each[part])])}
     return _arrays(PackedMolecules.concat([_packed(each, part) for each in made]))
 
 
-def _reading(parts: dict[str, Arrays], smiles: Sequence[object], featurizer: str) -> Reading:
+def _reading(parts: dict[str, Arrays], smiles: Sequence[object], featurizer: str | None) -> Reading:
     found = {name: array for arrays in parts.values() for name, array in arrays.items()}
     others = np.setdiff1d(np.arange(len(smiles)), found["index"]).tolist()
     faults = zip(others, _texts(found["reasons"]), strict=True)
     return Reading(
         index=found["index"],
         errors=[InvalidMolecule(smiles[i], i + 1, reason) for i, reason in faults],
-        packed=_packed(found, featurizer) if len(found["index"]) else None,
+        packed=_packed(found, featurizer) if featurizer and len(found["index"]) else None,
         descriptors=found.get("descriptors"),
+        morgan=found.get("morgan"),
         scaffolds=_texts(found["scaffolds"]) if "scaffolds" in found else None,
     )
 

@@ -283,15 +283,11 @@ def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
 def read_molecules(smiles: Sequence[str], choices: DataConfig, **how: Any) -> reading.Reading:
     """The molecules as the recipe's model reads them, but for scales and labels.
 
-    `how` (scaffolds, processes, keep, progress) goes to `reading.read`.
+    `how` (descriptors, morgan, scaffolds, processes, keep, progress) goes to `reading.read`.
     """
+    how = {"descriptors": choices.descriptors, **how}
     return reading.read(
-        smiles,
-        choices.featurizer,
-        salts=choices.salts,
-        charges=choices.charges,
-        descriptors=choices.descriptors,
-        **how,
+        smiles, choices.featurizer, salts=choices.salts, charges=choices.charges, **how
     )
 
 
