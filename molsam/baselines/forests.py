@@ -9,16 +9,18 @@ import numpy as np
 from ..splits import Split
 from .problems import Problem, fit_predict
 
+TREES = 500
+
 
 def random_forest(problem: Problem, split: Split, metric: str, seed: int) -> np.ndarray:
-    """500 trees. Breiman, Machine Learning 45 (2001) 5.
+    """`TREES` trees. Breiman, Machine Learning 45 (2001) 5.
 
     Each split of a tree looks at a third of the features in regression (Breiman's choice, three
     times faster than scikit-learn's default of all) and at their square root in classification.
     """
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-    settings: dict[str, Any] = {"n_estimators": 500, "n_jobs": -1, "random_state": seed}
+    settings: dict[str, Any] = {"n_estimators": TREES, "n_jobs": -1, "random_state": seed}
     regression = RandomForestRegressor(max_features=1 / 3, **settings)
     estimator = regression if problem.kind == "regression" else RandomForestClassifier(**settings)
     return fit_predict(estimator, problem.features(), problem, split.train)
