@@ -162,15 +162,17 @@ def protocol(choices: DataConfig) -> str:
 # Baselines
 
 
-def declined(comparison: Comparison, names: Sequence[str]) -> dict[str, str]:
-    """The baselines that do not serve here, with the reason.
-
-    Raises:
-        CompareError: a name that is none.
-    """
+def named_baselines(text: str) -> list[str]:
+    """`rf,gb` -> the names, each once; refuses one that is none."""
+    names = list(dict.fromkeys(word.strip() for word in text.split(",")))
     for name in names:
         if name not in BASELINES:
             raise CompareError(f"no baseline {name!r}; there are {', '.join(BASELINES)}")
+    return names
+
+
+def declined(comparison: Comparison, names: Sequence[str]) -> dict[str, str]:
+    """The baselines that do not serve here, with the reason."""
     reasons = {name: BASELINES[name].declines(comparison.problem) for name in names}
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -236,7 +238,7 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV that `add_row` wrote; none where there is no file."""
     if not path.is_file():
         return []
-    header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
+    header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8") or "\n"))
     if tuple(header) != Row._fields:
         raise CompareError(
             f"{path} has other columns than {', '.join(Row._fields)}; choose another --out"

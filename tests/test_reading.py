@@ -286,3 +286,21 @@ def test_training_shows_how_far_reading_is(own_cache):
     seen = []
     training.prepare(tiny.regression(), tiny.recipe().data, 0, progress=lambda *at: seen.append(at))
     assert seen[-1] == (60, 60)
+
+
+def test_morgan_counts_are_a_part_like_descriptors(own_cache):
+    smiles = texts()
+    one = read(smiles, None, descriptors=True, morgan=True, processes=1, keep=True)
+    assert one.packed is None
+    assert one.morgan is not None
+    expected = [molecules.morgan_counts(mol) for mol in molecules.parse_many(smiles).mols]
+    np.testing.assert_array_equal(one.morgan, np.stack(expected))
+    two = read(smiles, "compt", morgan=True, processes=2)
+    assert two.morgan is not None
+    assert two.morgan.tobytes() == one.morgan.tobytes()
+    with never_made():
+        again = read(smiles, None, descriptors=True, morgan=True, keep=True)
+    assert again.morgan is not None
+    assert again.morgan.tobytes() == one.morgan.tobytes()
+    assert again.morgan.dtype == np.uint16
+    assert read([], None, morgan=True).morgan is None

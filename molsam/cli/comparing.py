@@ -50,7 +50,7 @@ def compare(
     from .. import comparison
 
     chosen = recipe_for(name, data, recipe).change(changes_of(None, None, split, target, smiles))
-    wanted = seeds_of(seeds)
+    wanted, names = seeds_of(seeds), comparison.named_baselines(baselines)
     table = load_table(chosen, source_of(name, data), data_dir)
     screen.say_table(table, guessed=not chosen.data.targets and data is not None)
     with screen.counting_bar("reading molecules") as progress:
@@ -62,7 +62,6 @@ def compare(
         if runs
         else comparison.fitting_runs(compared, Path("runs"))
     )
-    names = [word.strip() for word in baselines.split(",") if word.strip()]
     left_out = comparison.declined(compared, names)
     for baseline, reason in left_out.items():
         err.print(f"{baseline} is left out: {escape(reason)}", soft_wrap=True)
