@@ -25,7 +25,7 @@ from . import baselines, metrics, reading, training
 from .baselines import BASELINES, Problem
 from .datasets import MoleculeTable
 from .epochs import metric_name
-from .files import RunError, read_json, write_atomic
+from .files import read_json, write_atomic
 from .recipes import DataConfig, Recipe
 from .runs import Run
 from .splits import PARTS, Split
@@ -303,7 +303,7 @@ def fitting_runs(comparison: Comparison, folder: Path) -> list[Run]:
     for path in find_runs(folder):
         try:
             run = Run.load(path, device="cpu")
-        except (RunError, ValueError):
+        except ValueError:
             continue
         if run.info.seed in comparison.splits and not mismatch(comparison, run):
             runs.append(run)
@@ -321,6 +321,8 @@ def mismatch(comparison: Comparison, run: Run) -> str:
             f"has another split than {comparison.protocol} with seed {run.info.seed}; choose the "
             "--split that it was trained with"
         )
+    if comparison.metric not in run.scores["test"]:
+        return f"has no score by {comparison.metric}; compare it with a --recipe of its own kind"
     return ""
 
 

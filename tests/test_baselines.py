@@ -37,7 +37,7 @@ SPLIT = Split(np.arange(40), np.arange(40, 50), np.arange(50, 60))
 
 def problem_of(table: datasets.MoleculeTable) -> Problem:
     read = reading.read(table.smiles, None, descriptors=True, morgan=True, keep=True)
-    return Problem.of(table, read, "keep", "keep")
+    return Problem.of(table, read)
 
 
 def metric_of(problem: Problem) -> str:
@@ -256,7 +256,7 @@ def test_baselines_learn_permeability(name, moleculenet):
     table = datasets.load("bbbp", data_dir=moleculenet).take(slice(None, None, 6))
     read = reading.read(table.smiles, None, descriptors=True, morgan=True, keep=True)
     table = table.take(read.index)
-    problem = Problem.of(table, read, "keep", "keep")
+    problem = Problem.of(table, read)
     split = splits.stratified(table.y, 0, (0.6, 0.1, 0.3))
     found = predict(name, problem, split)
     assert metrics.score("roc_auc", table.y[split.test], found[split.test], ["p_np"]).mean > 0.75

@@ -244,6 +244,14 @@ def test_runs_that_do_not_fit_are_refused_or_passed_over(run, tmp_path):
     assert [run.folder.name for run in many] == ["good", "tiny-1"]
 
 
+def test_a_run_of_another_kind_of_labels_is_refused(tmp_path):
+    with tiny.undrawn():
+        values = replace(tiny.binary(), kind="regression")
+        run = fit(tiny.recipe(epochs=1), values, out=tmp_path / "run", seed=1)
+    with pytest.raises(CompareError, match="run has no score by roc_auc"):
+        comparison.named_runs(compared([1], tiny.binary()), [run.folder])
+
+
 # What differences mean
 
 

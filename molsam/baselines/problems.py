@@ -42,7 +42,13 @@ class Problem:
     charges: Charges = "keep"
 
     @classmethod
-    def of(cls, table: MoleculeTable, read: Reading, salts: Salts, charges: Charges) -> Problem:
+    def of(
+        cls,
+        table: MoleculeTable,
+        read: Reading,
+        salts: Salts = "keep",
+        charges: Charges = "keep",
+    ) -> Problem:
         """Of the readable rows `table`, and what was `read` with Morgan counts and descriptors."""
         assert read.morgan is not None
         assert read.descriptors is not None
@@ -72,7 +78,7 @@ class Problem:
         """
         limit = float(np.finfo(np.float32).max)
         values = np.nan_to_num(self.descriptors).clip(-limit, limit)
-        return np.hstack([self.morgan, values]).astype(np.float32)
+        return np.hstack([self.morgan.astype(np.float32), values.astype(np.float32)])
 
 
 def fit_predict(estimator: Any, x: np.ndarray, problem: Problem, train: np.ndarray) -> np.ndarray:
