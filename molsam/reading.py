@@ -52,7 +52,7 @@ class Reading:
 
     index -> (N,) positions that could be read, in order;  errors -> the others, `row` counted from
     1;  packed -> the molecules, without labels, None if N is 0;  descriptors -> (N, P) float64,
-    unscaled;  fingerprints -> (N, 2048) uint8 Morgan counts;  scaffolds -> N texts. What was not
+    unscaled;  fingerprints -> (N, 2048) uint16 Morgan counts;  scaffolds -> N texts. What was not
     asked for is None.
     """
 
@@ -71,7 +71,7 @@ def read(smiles: Iterable[object], featurizer: str, **how: Any) -> Reading:
 
 def begin(
     smiles: Iterable[object],
-    featurizer: str,
+    featurizer: str | None,
     *,
     salts: Salts = "keep",
     charges: Charges = "keep",
@@ -90,7 +90,7 @@ def begin(
     Parameters
     ----------
     smiles, salts, charges : as in `molecules.parse_many`.
-    featurizer : names the features of `packed`.
+    featurizer : names the features of `packed`; None packs nothing.
     descriptors, fingerprints, scaffolds : make these too.
     processes : how many work. If not given, one a core where there is enough to do, else one.
     keep : look in the cache first, and leave there what was made.
@@ -102,7 +102,7 @@ def begin(
     """
     smiles = list(smiles)
     asked = {"descriptors": descriptors, "fingerprints": fingerprints, "scaffolds": scaffolds}
-    wanted = [featurizer, *(part for part, whether in asked.items() if whether)]
+    wanted = [*filter(None, [featurizer]), *(part for part, whether in asked.items() if whether)]
     keys = {part: _key(part, salts, charges, smiles) for part in wanted} if keep else {}
     found = {part: kept for part, key in keys.items() if (kept := cache.load(key)) is not None}
     missing = [part for part in wanted if part not in found]
@@ -126,9 +126,8 @@ def worthwhile(count: int, *, descriptors: bool) -> int:
 
 
 def fingerprint_matrix(mols: Iterable[Mol]) -> np.ndarray:
-    """(N, 2048) uint8 Morgan counts; beyond 255 they count as 255."""
-    counts = np.stack([molecules.morgan_counts(mol) for mol in mols])
-    return counts.clip(max=255).astype(np.uint8)
+    """(N, 2048) uint16 Morgan counts."""
+    return np.stack([molecules.morgan_counts(mol).astype(np.uint16) for mol in mols])
 
 
 def _key(part: str, salts: Salts, charges: Charges, smiles: Sequence[object]) -> str:
@@ -210,14 +209,14 @@ def _join(part: str, made: Sequence[Arrays]) -> Arrays:
     return _arrays(PackedMolecules.concat([_packed(each, part) for each in made]))
 
 
-def _reading(parts: dict[str, Arrays], smiles: Sequence[object], featurizer: str) -> Reading:
+def _reading(parts: dict[str, Arrays], smiles: Sequence[object], featurizer: str | None) -> Reading:
     found = {name: array for arrays in parts.values() for name, array in arrays.items()}
     others = np.setdiff1d(np.arange(len(smiles)), found["index"]).tolist()
     faults = zip(others, _texts(found["reasons"]), strict=True)
     return Reading(
         index=found["index"],
         errors=[InvalidMolecule(smiles[i], i + 1, reason) for i, reason in faults],
-        packed=_packed(found, featurizer) if len(found["index"]) else None,
+        packed=_packed(found, featurizer) if featurizer and len(found["index"]) else None,
         descriptors=found.get("descriptors"),
         fingerprints=found.get("fingerprints"),
         scaffolds=_texts(found["scaffolds"]) if "scaffolds" in found else None,

@@ -324,7 +324,7 @@ def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
 def read_molecules(smiles: Sequence[str], choices: DataConfig, **how: Any) -> reading.Reading:
     """The molecules as the recipe's model reads them, but for scales and labels.
 
-    `how` (scaffolds, processes, keep, progress) goes to `reading.begin`.
+    `how` (descriptors, fingerprints, scaffolds, processes, keep, progress) goes to `reading.begin`.
     """
     return begin_reading(smiles, choices, **how)()
 
@@ -333,14 +333,13 @@ def begin_reading(
     smiles: Iterable[str], choices: DataConfig, **how: Any
 ) -> Callable[[], reading.Reading]:
     """`read_molecules`, begun; what is returned waits for it."""
+    joined = {"descriptors": choices.descriptors, "fingerprints": choices.fingerprints}
     return reading.begin(
         smiles,
         choices.featurizer,
         salts=choices.salts,
         charges=choices.charges,
-        descriptors=choices.descriptors,
-        fingerprints=choices.fingerprints,
-        **how,
+        **{**joined, **how},
     )
 
 

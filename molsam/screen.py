@@ -14,6 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .comparison import Comparison, Row, Summary
     from .datasets import CheckReport, MoleculeTable
     from .epochs import Progress
     from .runs import Run
@@ -221,6 +222,57 @@ def say_summary(title: str, cells: list[dict[str, Any]]) -> None:
         )
     out.print(title)
     out.print(table)
+
+
+def say_fit(row: Row) -> None:
+    """A baseline that was fitted just now."""
+    err.print(
+        f"{row.task}  seed {row.seed}  {row.model}  {row.metric} valid {row.valid:.3f} test "
+        f"{row.test:.3f}  {row.seconds:.0f} s",
+        soft_wrap=True,
+    )
+
+
+def say_comparison(comparison: Comparison, summaries: Sequence[Summary]) -> None:
+    """Every model over seeds, beside our own where there is one, and who wins."""
+    from .comparison import OURS, verdicts
+    from .metrics import METRICS
+
+    title = METRICS[comparison.metric].title
+    table = _numbers("model", f"validation {title}", f"test {title}", "n", "behind", "wins", "p")
+    for s in summaries:
+        cells = [f"{s.valid:.3f}", _spread(s.mean, s.sd), str(s.n)]
+        if s.pairs:
+            cells += [_spread(s.behind, s.behind_sd), f"{s.wins} of {s.pairs}"]
+            cells += ["" if math.isnan(s.p) else f"{s.p:.2g}"]
+        table.add_row(escape(s.model), *cells)
+    out.print(table)
+    seeds = ", ".join(map(str, comparison.splits))
+    out.print(
+        f"{escape(comparison.name)}, {escape(comparison.protocol)}, seeds {seeds}; mean ± standard "
+        "deviation over seeds.",
+        soft_wrap=True,
+    )
+    if not any(s.model.startswith(OURS) for s in summaries):
+        out.print("No finished run has these splits; train some, or name them with --runs.")
+        return
+    out.print(
+        "behind: how far a model scores behind molsam's on the same split, negative where it is "
+        "ahead; wins: on how many seeds it is ahead; "
+        + (
+            "p: corrected resampled t-test (Nadeau and Bengio 2003), two-sided, each comparison "
+            "by itself."
+            if comparison.resampled
+            else "no p: one split serves all seeds, whose spread is that of the models alone."
+        ),
+        soft_wrap=True,
+    )
+    for sentence in verdicts(comparison, summaries):
+        out.print(escape(sentence), soft_wrap=True)
+
+
+def _spread(mean: float, sd: float) -> str:
+    return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
 
 
 def say_round(done: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from . import baselines, datasets, molecules, reading, report, runs, splits
+from . import baselines, datasets, reading, report, runs, splits
 from .batches import PackedMolecules
 from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
@@ -60,7 +60,8 @@ def fit(
     folder = open_folder(out, table.source, resume)
     device = str(runs.pick_device(device))
     check_served(recipe.training, table.kind)
-    prepared = prepare(table, recipe.data, seed, processes=processes, progress=on_read)
+    how: dict[str, Any] = {"processes": processes, "progress": on_read}
+    prepared = prepare(table, recipe.data, seed, baseline=baseline, **how)
     scalers = fit_scalers(prepared)
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
     if run.finished:
@@ -72,7 +73,7 @@ def fit(
     trainer = Trainer(run, packed, prepared.split, progress)
     for member in range(recipe.training.members):
         trainer.train(member)
-    finish_run(run, packed, prepared, baseline)
+    finish_run(run, packed, prepared)
     return Run.load(folder, device=device)
 
 
@@ -119,7 +120,10 @@ class Repeats(BaseModel):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A table behind the door: what could be read, how it is split, and what could not."""
+    """A table behind the door: what could be read, how it is split, and what could not.
+
+    `problem` is what a baseline learns from, where one is asked for.
+    """
 
     table: MoleculeTable
     packed: PackedMolecules
@@ -127,6 +131,7 @@ class Prepared:
     fingerprints: np.ndarray | None
     split: Split
     bad: list[InvalidMolecule]
+    problem: baselines.Problem | None
 
 
 def load_table(
@@ -169,29 +174,71 @@ def check_served(settings: TrainingConfig, kind: Kind) -> None:
     loss_name(settings, kind)
 
 
-def prepare(table: MoleculeTable, choices: DataConfig, seed: int, **how: Any) -> Prepared:
+def prepare(
+    table: MoleculeTable, choices: DataConfig, seed: int, *, baseline: bool = False, **how: Any
+) -> Prepared:
     """Read every molecule, keep the faults with their rows, split what can be read.
 
     `how` (processes, progress) goes to `reading.read`, which has the cache at hand.
     """
-    by_scaffold = "scaffold" in choices.split
-    read = runs.read_molecules(table.smiles, choices, scaffolds=by_scaffold, keep=True, **how)
+    read = runs.read_molecules(
+        table.smiles,
+        choices,
+        descriptors=choices.descriptors or baseline,
+        fingerprints=choices.fingerprints or baseline,
+        scaffolds=needs_scaffolds(choices),
+        keep=True,
+        **how,
+    )
+    good, bad = readable(table, read)
+    assert read.packed is not None
+    split = split_readable(table, good, read.scaffolds, choices, seed)
+    known = baselines.Problem.of(good, read, choices.salts, choices.charges) if baseline else None
+    return Prepared(
+        good,
+        read.packed,
+        read.descriptors if choices.descriptors else None,
+        read.fingerprints if choices.fingerprints else None,
+        split,
+        bad,
+        known,
+    )
+
+
+def readable(
+    table: MoleculeTable, read: reading.Reading
+) -> tuple[MoleculeTable, list[InvalidMolecule]]:
+    """The rows that could be read, one at least, and the faults of the others."""
     bad = [
         InvalidMolecule(fault.smiles, int(row), fault.reason)
         for row, fault in zip(np.delete(table.rows, read.index), read.errors, strict=True)
     ]
-    if read.packed is None:
+    if not len(read.index):
         raise datasets.DataError(
             f"none of the {len(table)} rows of {table.source} can be read; the first: {bad[0]}"
         )
-    good = table.take(read.index)
+    return table.take(read.index), bad
+
+
+def needs_scaffolds(choices: DataConfig) -> bool:
+    """Whether the split is by scaffold."""
+    return "scaffold" in choices.split
+
+
+def split_readable(
+    table: MoleculeTable,
+    good: MoleculeTable,
+    scaffolds: Sequence[str] | None,
+    choices: DataConfig,
+    seed: int,
+) -> Split:
+    """The recipe's split, as positions among the `good` rows of `table`; one to learn from."""
     if choices.split == "file":
-        saved = read_split(Path(choices.split_file or ""), table)
-        split = readable_part(saved, good)
+        split = readable_part(read_split(Path(choices.split_file or ""), table), good)
     else:
-        split = make_split(good, read.scaffolds, choices, seed)
+        split = make_split(good, scaffolds, choices, seed)
     refuse_unlearnable(good, split)
-    return Prepared(good, read.packed, read.descriptors, read.fingerprints, split, bad)
+    return split
 
 
 def make_split(
@@ -318,7 +365,7 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)"
 
 
-def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared, baseline: bool) -> None:
+def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     """Score, draw, and seal the folder with checksums."""
     table, split, info = prepared.table, prepared.split, run.info
     mean, _ = run.predict_packed(packed)
@@ -326,13 +373,10 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared, baseline: 
         part: runs.score_all(info.kind, table.y[index], mean[index], info.tasks)
         for part, index in (("valid", split.valid), ("test", split.test))
     }
-    if baseline:
-        choices, known = run.recipe.data, prepared.descriptors
-        mols = molecules.parse_many(table.smiles, salts=choices.salts, charges=choices.charges).mols
-        forest = baselines.random_forest(
-            mols, table.y, info.kind, split.train, seed=info.seed, descriptors=known
-        )[split.test]
-        found = runs.score_all(info.kind, table.y[split.test], forest, info.tasks)
+    if prepared.problem is not None:
+        metric = metric_name(run.recipe.training, info.kind)
+        forest = baselines.predict("rf", prepared.problem, split, metric=metric, seed=info.seed)
+        found = runs.score_all(info.kind, table.y[split.test], forest[split.test], info.tasks)
         scores["random forest, test"] = found
     write_json(run.folder / "scores.json", scores)
     report.write_predictions(run, table.take(split.test), mean[split.test])

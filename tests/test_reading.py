@@ -84,13 +84,13 @@ def test_chunks_put_together_are_the_whole(name):
     assert found.fingerprints is None
 
 
-def test_fingerprints_are_morgan_counts_in_a_byte_each():
+def test_fingerprints_are_morgan_counts():
     smiles = ["CCO", "xyz", "C" * 300]
     found = read(smiles, "compt", fingerprints=True).fingerprints
     counts = np.stack([molecules.morgan_counts(molecules.parse(s)) for s in ("CCO", "C" * 300)])
     assert found is not None
-    assert (found.dtype, counts.max()) == (np.uint8, 298)
-    np.testing.assert_array_equal(found, counts.clip(max=255))
+    assert (found.dtype, counts.max()) == (np.uint16, 298)
+    np.testing.assert_array_equal(found, counts)
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -303,3 +303,21 @@ def test_training_shows_how_far_reading_is(own_cache):
     seen = []
     training.prepare(tiny.regression(), tiny.recipe().data, 0, progress=lambda *at: seen.append(at))
     assert seen[-1] == (60, 60)
+
+
+def test_morgan_counts_are_a_part_like_descriptors(own_cache):
+    smiles = texts()
+    one = read(smiles, None, descriptors=True, fingerprints=True, processes=1, keep=True)
+    assert one.packed is None
+    assert one.fingerprints is not None
+    expected = [molecules.morgan_counts(mol) for mol in molecules.parse_many(smiles).mols]
+    np.testing.assert_array_equal(one.fingerprints, np.stack(expected))
+    two = read(smiles, "compt", fingerprints=True, processes=2)
+    assert two.fingerprints is not None
+    assert two.fingerprints.tobytes() == one.fingerprints.tobytes()
+    with never_made():
+        again = read(smiles, None, descriptors=True, fingerprints=True, keep=True)
+    assert again.fingerprints is not None
+    assert again.fingerprints.tobytes() == one.fingerprints.tobytes()
+    assert again.fingerprints.dtype == np.uint16
+    assert read([], None, fingerprints=True).fingerprints is None

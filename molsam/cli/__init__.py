@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from ..screen import err
+from .comparing import compare
 from .listing import cache_app, data_app, recipes_app
 from .measuring import bench_app, study
 from .predicting import evaluate, predict
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, predict, evaluate, study):
+for command in (train, predict, evaluate, compare, study):
     app.command()(command)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")

@@ -11,9 +11,8 @@ from rich.markup import escape
 
 from .. import screen
 from ..screen import err, out
-from .options import DataDir, Device
+from .options import AsJson, DataDir, Device
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 bench_app = typer.Typer(help="Measure what the parts cost on this machine.", no_args_is_help=True)
 
 

@@ -69,9 +69,9 @@ def train(
         chosen, table, seed, repeats = _resumed(resume, data_dir)
         folder = resume
     else:
-        changes = _changes(set_, epochs, split, target, smiles)
-        chosen = _recipe(name, data, recipe).change(changes)
-        table = _load(chosen, _source(name, data), data_dir)
+        changes = changes_of(set_, epochs, split, target, smiles)
+        chosen = recipe_for(name, data, recipe).change(changes)
+        table = load_table(chosen, source_of(name, data), data_dir)
         folder = training.open_folder(out_folder, table.source, resume=False)
     screen.say_table(table, guessed=not chosen.data.targets and data is not None)
     again = _resume_command(folder, device, data_dir, processes, baseline)
@@ -87,13 +87,14 @@ def train(
     out.print(f"run folder: [bold]{escape(str(folder))}[/]", soft_wrap=True)
 
 
-def _source(name: str | None, data: Path | None) -> str:
+def source_of(name: str | None, data: Path | None) -> str:
+    """What is to be loaded: a data set's name or a file, one of the two."""
     if (name is None) == (data is None):
         raise ValueError("name a data set, or your own table with --data FILE, one of the two")
     return name or str(data)
 
 
-def _recipe(name: str | None, data: Path | None, recipe: str | None) -> Recipe:
+def recipe_for(name: str | None, data: Path | None, recipe: str | None) -> Recipe:
     """The recipe asked for; else the data set's own; else the default."""
     from ..recipes import Recipe, names
 
@@ -102,7 +103,7 @@ def _recipe(name: str | None, data: Path | None, recipe: str | None) -> Recipe:
     return Recipe.load(name if name in names() else "default")
 
 
-def _changes(
+def changes_of(
     set_: list[str] | None,
     epochs: int | None,
     split: str | None,
@@ -131,7 +132,10 @@ def _changes(
     return changes
 
 
-def _load(recipe: Recipe, source: str, data_dir: Path | None, kind: Any = None) -> MoleculeTable:
+def load_table(
+    recipe: Recipe, source: str, data_dir: Path | None, kind: Any = None
+) -> MoleculeTable:
+    """The table `source` with the columns that the recipe names; a bar where it is fetched."""
     from .. import training
 
     with screen.counting_bar(f"fetching {source}") as progress:
@@ -156,7 +160,7 @@ def _resumed(folder: Path, data_dir: Path | None) -> tuple[Recipe, MoleculeTable
     many = read_model(record, Repeats) if record.is_file() else None
     asked = many or read_model(folder / "run.json", RunInfo)
     recipe = Recipe.load(folder / "recipe.toml")
-    table = _load(recipe, asked.source, data_dir, asked.kind)
+    table = load_table(recipe, asked.source, data_dir, asked.kind)
     if table.digest() != asked.digest:
         raise RunError(
             f"{asked.source} is not the data that {folder} was started with; bring the "
