@@ -64,7 +64,7 @@ class Reading:
     scaffolds: list[str] | None
 
 
-def read(smiles: Iterable[object], featurizer: str, **how: Any) -> Reading:
+def read(smiles: Iterable[object], featurizer: str | None, **how: Any) -> Reading:
     """`begin`, and wait for it."""
     return begin(smiles, featurizer, **how)()
 

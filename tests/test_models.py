@@ -22,7 +22,6 @@ from random_batches import (
 )
 from safetensors import safe_open
 from torch import nn
-from torch.nn import functional as F
 
 from molsam.batches import Batch
 from molsam.models import MODELS, CoMPT, DenseCoMPT, GraphTransformer
