@@ -65,11 +65,7 @@ def fit(
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
     if run.finished:
         return run
-    labels = scalers.target.transform(prepared.table.y)
-    packed = runs.describe(prepared.packed.labelled(labels), prepared.descriptors, scalers)
-    trainer = Trainer(run, packed, prepared.split, progress)
-    for member in range(recipe.training.members):
-        trainer.train(member)
+    packed = train_members(run, prepared, progress)
     finish_run(run, packed, prepared, baseline)
     return Run.load(folder, device=device)
 
@@ -113,6 +109,18 @@ class Repeats(BaseModel):
     kind: Kind
     repeats: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Readable:
+    """What could be read of the table `source`: its rows, what was made of them, the others."""
+
+    source: MoleculeTable
+    table: MoleculeTable
+    packed: PackedMolecules
+    descriptors: np.ndarray | None
+    scaffolds: Sequence[str] | None
+    bad: list[InvalidMolecule]
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,11 @@ def prepare(table: MoleculeTable, choices: DataConfig, seed: int, **how: Any) ->
 
     `how` (processes, progress) goes to `reading.read`, which has the cache at hand.
     """
+    return divide(read_rows(table, choices, **how), choices, seed)
+
+
+def read_rows(table: MoleculeTable, choices: DataConfig, **how: Any) -> Readable:
+    """The rows of `table` that can be read, with scaffolds where the split asks for them."""
     by_scaffold = "scaffold" in choices.split
     read = runs.read_molecules(table.smiles, choices, scaffolds=by_scaffold, keep=True, **how)
     bad = [
@@ -182,13 +195,18 @@ def prepare(table: MoleculeTable, choices: DataConfig, seed: int, **how: Any) ->
             f"none of the {len(table)} rows of {table.source} can be read; the first: {bad[0]}"
         )
     good = table.take(read.index)
+    return Readable(table, good, read.packed, read.descriptors, read.scaffolds, bad)
+
+
+def divide(rows: Readable, choices: DataConfig, seed: int) -> Prepared:
+    """Split the rows that could be read, and refuse a split that nothing can be learnt from."""
     if choices.split == "file":
-        saved = read_split(Path(choices.split_file or ""), table)
-        split = readable_part(saved, good)
+        saved = read_split(Path(choices.split_file or ""), rows.source)
+        split = readable_part(saved, rows.table)
     else:
-        split = make_split(good, read.scaffolds, choices, seed)
-    refuse_unlearnable(good, split)
-    return Prepared(good, read.packed, read.descriptors, split, bad)
+        split = make_split(rows.table, rows.scaffolds, choices, seed)
+    refuse_unlearnable(rows.table, split)
+    return Prepared(rows.table, rows.packed, rows.descriptors, split, rows.bad)
 
 
 def make_split(
@@ -294,6 +312,18 @@ def start_run(
     write_atomic(folder / "recipe.toml", recipe.to_toml().encode())
     write_json(folder / "run.json", info.model_dump())
     return Run(folder, info, recipe, scalers, chosen)
+
+
+def train_members(
+    run: Run, prepared: Prepared, progress: Listener | None = None
+) -> PackedMolecules:
+    """Train every member of `run`; returns the molecules as its models read them."""
+    labels = run.scalers.target.transform(prepared.table.y)
+    packed = runs.describe(prepared.packed.labelled(labels), prepared.descriptors, run.scalers)
+    trainer = Trainer(run, packed, prepared.split, progress)
+    for member in range(run.recipe.training.members):
+        trainer.train(member)
+    return packed
 
 
 def check_same(run: Run, recipe: Recipe, info: RunInfo) -> None:
