@@ -203,16 +203,13 @@ class Space(Section):
         """
         ranges, fixed = dict(self.ranges), dict(self.fixed)
         for key, entry in entries.items():
-            if entry == {}:
-                for name in _matching(key, where):
-                    ranges.pop(name, None), fixed.pop(name, None)
-                continue
-            name = _field(key, where)
-            ranges.pop(name, None), fixed.pop(name, None)
-            if isinstance(entry, Float | Int | Choice | Mapping | list | tuple):
-                ranges[name] = _range(name, entry, f"{where}: {key}")
-            else:
-                fixed[name] = _checked(name, entry, f"{where}: {key}")
+            for name in _matching(key, where) if entry == {} else [_field(key, where)]:
+                ranges.pop(name, None)
+                fixed.pop(name, None)
+                if isinstance(entry, Float | Int | Choice | list | tuple | dict) and entry:
+                    ranges[name] = _range(name, entry, f"{where}: {key}")
+                elif entry != {}:
+                    fixed[name] = _checked(name, entry, f"{where}: {key}")
         return Space(ranges=ranges, fixed=fixed)
 
     def recipe(self, recipe: Recipe) -> Recipe:
