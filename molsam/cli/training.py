@@ -69,13 +69,16 @@ def train(
         chosen, table, seed, repeats = _resumed(resume, data_dir)
         folder = resume
     else:
-        changes = _changes(set_, epochs, split, target, smiles)
-        chosen = _recipe(name, data, recipe).change(changes)
-        table = _load(chosen, _source(name, data), data_dir)
+        changes = changes_from(set_, epochs, split, target, smiles)
+        chosen = recipe_for(name, data, recipe).change(changes)
+        table = load_table(chosen, source_of(name, data), data_dir)
         folder = training.open_folder(out_folder, table.source, resume=False)
     screen.say_table(table, guessed=not chosen.data.targets and data is not None)
     again = _resume_command(folder, device, data_dir, processes, baseline)
-    with _interruptible(folder, again), screen.progress_bar() as (progress, on_read):
+    with (
+        interruptible(folder, again, "run.json", "repeats.json"),
+        screen.progress_bar() as (progress, on_read),
+    ):
         choices: dict[str, Any] = {"device": device, "baseline": baseline, "processes": processes}
         choices |= {"progress": progress, "on_read": on_read}
         if repeats == 1:
@@ -87,13 +90,13 @@ def train(
     out.print(f"run folder: [bold]{escape(str(folder))}[/]", soft_wrap=True)
 
 
-def _source(name: str | None, data: Path | None) -> str:
+def source_of(name: str | None, data: Path | None) -> str:
     if (name is None) == (data is None):
         raise ValueError("name a data set, or your own table with --data FILE, one of the two")
     return name or str(data)
 
 
-def _recipe(name: str | None, data: Path | None, recipe: str | None) -> Recipe:
+def recipe_for(name: str | None, data: Path | None, recipe: str | None) -> Recipe:
     """The recipe asked for; else the data set's own; else the default."""
     from ..recipes import Recipe, names
 
@@ -102,7 +105,7 @@ def _recipe(name: str | None, data: Path | None, recipe: str | None) -> Recipe:
     return Recipe.load(name if name in names() else "default")
 
 
-def _changes(
+def changes_from(
     set_: list[str] | None,
     epochs: int | None,
     split: str | None,
@@ -131,7 +134,9 @@ def _changes(
     return changes
 
 
-def _load(recipe: Recipe, source: str, data_dir: Path | None, kind: Any = None) -> MoleculeTable:
+def load_table(
+    recipe: Recipe, source: str, data_dir: Path | None, kind: Any = None
+) -> MoleculeTable:
     from .. import training
 
     with screen.counting_bar(f"fetching {source}") as progress:
@@ -156,7 +161,7 @@ def _resumed(folder: Path, data_dir: Path | None) -> tuple[Recipe, MoleculeTable
     many = read_model(record, Repeats) if record.is_file() else None
     asked = many or read_model(folder / "run.json", RunInfo)
     recipe = Recipe.load(folder / "recipe.toml")
-    table = _load(recipe, asked.source, data_dir, asked.kind)
+    table = load_table(recipe, asked.source, data_dir, asked.kind)
     if table.digest() != asked.digest:
         raise RunError(
             f"{asked.source} is not the data that {folder} was started with; bring the "
@@ -177,8 +182,8 @@ def _resume_command(
 
 
 @contextmanager
-def _interruptible(folder: Path, again: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end with the command `again`, once there is a run to go on with."""
+def interruptible(folder: Path, again: str, *records: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end with the command `again`, once one of `records` is in `folder`."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -187,7 +192,7 @@ def _interruptible(folder: Path, again: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        begun = any((folder / name).is_file() for name in ("run.json", "repeats.json"))
+        begun = any((folder / name).is_file() for name in records)
         advice = f"go on with: {again}" if begun else "before training began; start again"
         err.print(f"\nstopped; {escape(advice)}", soft_wrap=True)
         raise typer.Exit(130) from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomlkit
 from pydantic import BaseModel
+from tomlkit.items import Table
 
 from .. import runs
 from ..recipes import MODEL_CONFIGS, SECTIONS, Recipe
@@ -17,8 +18,6 @@ from .objective import FIRST_SEED
 
 if TYPE_CHECKING:
     from .study import Study
-
-WIDTH = 100
 
 
 def to_toml(study: Study, command: str) -> str:
@@ -40,7 +39,7 @@ def to_toml(study: Study, command: str) -> str:
 
 def _table(
     section: str, kind: type[BaseModel], recipe: Recipe, searched: dict[str, Any], space: Space
-) -> tomlkit.items.Table:
+) -> Table:
     table = tomlkit.table()
     values = getattr(recipe, section).model_dump(mode="json")
     for field, info in kind.model_fields.items():
@@ -65,7 +64,7 @@ def _evidence(study: Study, command: str) -> list[str]:
     first = study.first
     before = "" if first is None else f" The recipe it started from: {mean(first.values()):.4g}."
     return [
-        f"Trial {best.number} of the study {study.name} on {request.source}: {states}.",
+        f"Trial {best.number} of the study {study.request.name} on {request.source}: {states}.",
         f"{request.metric} {best.value:.4g} on validation rows ({each} on split seeds {seeds}); no "
         f"test row was looked at.{before}",
         "The best of many trials looks better than it is: train it on other seeds.",

@@ -54,10 +54,6 @@ class Objective:
         self._how = {"processes": processes, "progress": on_read}
         self._read: dict[tuple[str, ...], Readable] = {}
 
-    @property
-    def greater_is_better(self) -> bool:
-        return metrics.METRICS[self.metric].greater_is_better
-
     def check(self, recipe: Recipe, repeats: int) -> None:
         """Refuse splits that cannot be learnt from or judged, before any training.
 
@@ -91,7 +87,9 @@ class Objective:
             mean, _ = run.predict_packed(packed, valid)
         found = metrics.score(self.metric, prepared.table.y[valid], mean, run.info.tasks).mean
         if not math.isfinite(found):
-            raise TrialError(f"{self.metric} on the validation rows of split seed {seed} is {found}")
+            raise TrialError(
+                f"{self.metric} on the validation rows of split seed {seed} is {found}"
+            )
         return found
 
     def prepare(self, choices: DataConfig, repeat: int) -> Prepared:

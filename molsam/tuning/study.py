@@ -16,12 +16,14 @@ from optuna.pruners import WilcoxonPruner
 from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage
 from optuna.storages import RetryHeartbeatStaleTrialCallback as Retry
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, ConfigDict
 
 from .. import epochs, reading, training
 from ..datasets import Kind, MoleculeTable
 from ..files import read_model, write_atomic, write_json
+from ..metrics import METRICS
 from ..recipes import Recipe
 from ..spaces import Space
 from . import best
@@ -49,6 +51,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    name: str
     source: str
     digest: str
     kind: Kind
@@ -95,11 +98,16 @@ class Study:
         if request.storage != redacted(storage):
             raise _elsewhere(folder, request)
         with quiet():
-            return cls(folder, request, _open(folder, request, storage))
-
-    @property
-    def name(self) -> str:
-        return self.optuna.study_name
+            try:
+                study = optuna.load_study(
+                    study_name=request.name, storage=open_storage(storage, folder)
+                )
+            except KeyError as error:
+                raise TuningError(
+                    f"{folder} has lost its study {request.name}; the molsam tune that made it "
+                    "begins it anew"
+                ) from error
+        return cls(folder, request, study)
 
     @cached_property
     def space(self) -> Space:
@@ -116,8 +124,8 @@ class Study:
         try:
             return self.optuna.best_trial
         except ValueError as error:
-            found = "; ".join(dict.fromkeys(reason_of(t) for t in self.trials if reason_of(t)))
-            why = f" ({found})" if found else ""
+            found = dict.fromkeys(reason for _, reason in self.failures())
+            why = f" ({'; '.join(found)})" if found else ""
             raise TuningError(f"no trial of {self.folder} is complete yet{why}") from error
 
     @property
@@ -139,6 +147,20 @@ class Study:
                 return self.scores(trial)
         return None
 
+    def state(self, trial: FrozenTrial) -> str:
+        """complete, pruned, failed, running or waiting."""
+        return STATES[trial.state]
+
+    def ranking(self) -> list[FrozenTrial]:
+        """The complete trials, the best first."""
+        complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        greater = self.optuna.direction == StudyDirection.MAXIMIZE
+        return sorted(complete, key=lambda trial: trial.value or 0.0, reverse=greater)
+
+    def failures(self) -> list[tuple[FrozenTrial, str]]:
+        """The trials that failed, and why."""
+        return [(trial, why) for trial in self.trials if (why := reason_of(trial))]
+
     def scores(self, trial: FrozenTrial) -> dict[int, float]:
         """Score of a trial on each split that it was tried on."""
         return dict(sorted(trial.intermediate_values.items()))
@@ -150,8 +172,7 @@ class Study:
 
     def importances(self) -> dict[str, float]:
         """Share of each field in what sets good trials apart (PED-ANOVA), the largest first."""
-        complete = [t for t in self.trials if t.state == TrialState.COMPLETE]
-        if len({trial.value for trial in complete}) < 2:
+        if len({trial.value for trial in self.ranking()}) < 2:
             return {}
         with quiet():
             return optuna.importance.get_param_importances(self.optuna)
@@ -163,7 +184,7 @@ class Study:
         rows = [
             {
                 "trial": trial.number,
-                "state": STATES[trial.state],
+                "state": self.state(trial),
                 "score": trial.value if trial.state == TrialState.COMPLETE else np.nan,
                 **{f"split {repeat}": score for repeat, score in self.scores(trial).items()},
                 **trial.user_attrs.get("fields", {}),
@@ -234,7 +255,9 @@ def tune(
     objective = Objective(
         table, recipe, descriptors=described, device=device, processes=processes, on_read=on_read
     )
+    record = folder / RECORD
     request = Request(
+        name=read_model(record, Request).name if record.is_file() else folder.resolve().name,
         source=training.origin(table),
         digest=table.digest(),
         kind=table.kind,
@@ -257,6 +280,8 @@ def tune(
                     break
                 if on_trial is not None:
                     on_trial(study, done)
+            if loop.number >= 0 or not (folder / BEST).is_file():
+                loop.write_best()  # the evidence counts all trials
     return study
 
 
@@ -325,13 +350,17 @@ class Loop:
         return float(np.mean(scores))
 
     def _finished(self) -> FrozenTrial:
-        """The trial that was tried last; if it is the best one, `best.toml` says so."""
-        study, done = self.study, self.study.optuna.trials[self.number]
-        with claim(study.folder):
-            if done.state == TrialState.COMPLETE and study.best_trial.number == done.number:
-                text = best.to_toml(study, self.command)
-                write_atomic(study.folder / BEST, text.encode())
+        done = self.study.optuna.trials[self.number]
+        if done.state == TrialState.COMPLETE and self.study.best_trial.number == done.number:
+            self.write_best()
         return done
+
+    def write_best(self) -> None:
+        """`best.toml` as of now, if a trial is complete."""
+        study = self.study
+        with claim(study.folder):
+            if study.ranking():
+                write_atomic(study.folder / BEST, best.to_toml(study, self.command).encode())
 
     def _listener(self, trial: int, repeat: int) -> epochs.Listener | None:
         tell, repeats = self.progress, self.study.request.repeats
@@ -351,7 +380,14 @@ def join(folder: Path, request: Request, storage: str | BaseStorage | None) -> S
     (folder / "workers").mkdir(parents=True, exist_ok=True)
     with claim(folder):
         refuse_other(folder, request)
-        study = _open(folder, request, storage)
+        greater = METRICS[request.metric].greater_is_better
+        study = optuna.create_study(
+            storage=open_storage(storage, folder),
+            pruner=WilcoxonPruner(p_threshold=PRUNE_BELOW),
+            study_name=request.name,
+            direction="maximize" if greater else "minimize",
+            load_if_exists=True,
+        )
         known = study.user_attrs.get("request")
         if known is not None:
             _refuse_difference(folder, Request.model_validate(known), request)
@@ -374,19 +410,6 @@ def reason_of(trial: FrozenTrial) -> str:
     if trial.state != TrialState.FAIL:
         return ""
     return trial.user_attrs.get("reason", "its process was killed again and again")
-
-
-def _open(folder: Path, request: Request, storage: str | BaseStorage | None) -> optuna.Study:
-    from ..metrics import METRICS
-
-    greater = METRICS[request.metric].greater_is_better
-    return optuna.create_study(
-        storage=open_storage(storage, folder),
-        pruner=WilcoxonPruner(p_threshold=PRUNE_BELOW),
-        study_name=folder.resolve().name,
-        direction="maximize" if greater else "minimize",
-        load_if_exists=True,
-    )
 
 
 def _refuse_difference(folder: Path, known: Request, request: Request) -> None:

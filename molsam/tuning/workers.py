@@ -53,9 +53,7 @@ def retry_dead(study: optuna.Study, folder: Path, *, shared: bool) -> None:
     Under `claim`. In this order a worker that dies here too loses no trial, and doubles none.
     """
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        name = trial.user_attrs.get("worker")
-        here = name is not None and _lock_path(folder, name).exists()
-        if (not shared and name is None) or (here or not shared) and _is_dead(folder, name):
+        if _is_lost(folder, trial.user_attrs.get("worker"), shared):
             queue_again(study, trial, Retry(DEATHS))
             study.tell(trial.number, state=TrialState.FAIL)
     for path in (folder / "workers").glob("*.lock"):
@@ -80,6 +78,16 @@ def live(study: optuna.Study) -> list[FrozenTrial]:
     trials = study.get_trials(deepcopy=False)
     gone = superseded(trials)
     return [trial for trial in trials if trial.number not in gone]
+
+
+def _is_lost(folder: Path, worker: str | None, shared: bool) -> bool:
+    """Whether the worker of a running trial is dead, as far as this folder can tell.
+
+    One without a name died between taking the trial and saying so.
+    """
+    if shared and (worker is None or not _lock_path(folder, worker).exists()):
+        return False
+    return worker is None or _is_dead(folder, worker)
 
 
 def _is_dead(folder: Path, name: str) -> bool:
