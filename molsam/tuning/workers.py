@@ -63,9 +63,15 @@ def retry_dead(study: optuna.Study, folder: Path, *, shared: bool) -> None:
 
 
 def queue_again(study: optuna.Study, trial: FrozenTrial, retry: Retry) -> None:
-    """Let the next worker try the same values, unless one has been asked to."""
-    if trial.number not in superseded(study.get_trials(deepcopy=False)):
-        retry(study, trial)
+    """Let the next worker try the same values, unless one has been asked to.
+
+    One whose values were not all chosen is chosen anew: from the same seed come the same values.
+    """
+    if trial.number in superseded(study.get_trials(deepcopy=False)):
+        return
+    if "fields" not in trial.user_attrs:
+        trial.params, trial.distributions = {}, {}
+    retry(study, trial)
 
 
 def superseded(trials: list[FrozenTrial]) -> set[int]:

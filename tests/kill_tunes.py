@@ -1,0 +1,134 @@
+"""Studies of tiny recipes; and processes at them that die: `python kill_tunes.py FOLDER CASE...`.
+
+Each stage of a case is a child of a process that has imported all and computed nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import tiny
+from kill_runs import die
+
+from molsam import epochs, tuning
+from molsam.spaces import Space
+from molsam.tuning import Study, TrialProgress, best
+
+TRIALS = 5
+SPACE = Space().change(
+    {
+        "*": {},
+        "optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "optimizer.gamma": [1.0, 0.5],
+        "optimizer.rho_epochs": {"low": 1, "high": 4},
+        "model.width": [8, 16],
+    }
+)
+
+
+epochs.find_spec = lambda name: None  # no files for TensorBoard, which take longer than training
+
+
+def tune(folder: Path, **choices: Any) -> Study:
+    """The study that all tests are about, of five trials on two splits, unless `choices` differ."""
+    defaults = {"trials": TRIALS, "repeats": 2, "space": SPACE, "out": folder}
+    recipe, table = tiny.recipe(epochs=1), tiny.regression()
+    return tuning.tune(
+        choices.pop("recipe", recipe), choices.pop("table", table), **(defaults | choices)
+    )
+
+
+def outcome(study: Study) -> list[tuple[Any, ...]]:
+    """What every trial chose and scored, in order."""
+    return [
+        (study.state(trial), trial.params, trial.user_attrs["fields"], study.scores(trial))
+        for trial in study.trials
+    ]
+
+
+def in_training(trial: int) -> Callable[[TrialProgress], None]:
+    """Die in the training of a trial, on its second split."""
+
+    def listen(p: TrialProgress) -> None:
+        if (p.trial, p.repeat) >= (trial, 1):
+            die()
+
+    return listen
+
+
+def at_name() -> None:
+    """Die in a trial that has just been taken and belongs to nobody yet."""
+    set_user_attr = optuna.trial.Trial.set_user_attr
+
+    def setting(trial: Any, key: str, value: Any) -> None:
+        if trial.number == 2 and key == "worker":
+            die()
+        set_user_attr(trial, key, value)
+
+    optuna.trial.Trial.set_user_attr = setting  # type: ignore[method-assign]
+
+
+def at_choice() -> None:
+    """Die with half of a trial's values chosen."""
+    suggest_float = optuna.trial.Trial.suggest_float
+
+    def suggesting(trial: Any, *how: Any, **where: Any) -> float:
+        return die() if trial.number == 2 else suggest_float(trial, *how, **where)
+
+    optuna.trial.Trial.suggest_float = suggesting  # type: ignore[method-assign]
+
+
+def at_best() -> None:
+    """Die once a trial is told, and before the best recipe is written."""
+    best.to_toml = die
+
+
+def at_failing() -> None:
+    """Die once the trial of a dead worker is queued again, and before it is failed."""
+    optuna.Study.tell = lambda *_, **__: die()  # type: ignore[method-assign]
+
+
+Stage = tuple[Callable[[], None], Callable[[TrialProgress], None] | None]
+
+
+def nothing() -> None:
+    pass
+
+
+CASES: dict[str, list[Stage]] = {
+    "in-training-twice": [(nothing, in_training(2)), (nothing, in_training(3))],
+    "at-name": [(at_name, None)],
+    "at-choice": [(at_choice, None)],
+    "at-best": [(at_best, None)],
+    "at-failing": [(nothing, in_training(2)), (at_failing, None)],
+}
+
+
+def main(folder: Path, names: list[str]) -> None:
+    import sklearn.metrics  # noqa: F401
+    import torch._dynamo
+
+    from molsam import molecules
+
+    molecules.featurize(molecules.parse("CCO"), "compt")
+    tiny.regression()
+    for name in names:
+        for stage, (prepare, progress) in enumerate(CASES[name]):
+            child = os.fork()
+            if not child:
+                prepare()
+                tune(folder / name, progress=progress)
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
+                sys.exit(f"{name}, stage {stage}, was not killed: status {status}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:] or list(CASES))
