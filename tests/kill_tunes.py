@@ -110,25 +110,51 @@ CASES: dict[str, list[Stage]] = {
 }
 
 
+STORAGES = {"own": "", "journal": "{}/journal.log", "database": "sqlite:///{}/all.db"}
+
+
 def main(folder: Path, names: list[str]) -> None:
     import sklearn.metrics  # noqa: F401
-    import torch._dynamo
+    import torch._dynamo  # noqa: F401
 
     from molsam import molecules
 
     molecules.featurize(molecules.parse("CCO"), "compt")
     tiny.regression()
     for name in names:
+        if name == "shared":
+            for where in STORAGES:
+                share(folder / where, STORAGES[where].format(folder))
+            continue
         for stage, (prepare, progress) in enumerate(CASES[name]):
-            child = os.fork()
-            if not child:
-                prepare()
-                tune(folder / name, progress=progress)
-                os._exit(0)
-            _, status = os.waitpid(child, 0)
-            if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
-                sys.exit(f"{name}, stage {stage}, was not killed: status {status}")
+            if ended(start(prepare, folder / name, progress=progress)) != signal.SIGKILL:
+                sys.exit(f"{name}, stage {stage}, was not killed")
+
+
+def share(folder: Path, storage: str) -> None:
+    """One process makes the study and dies in a trial; then two end it side by side."""
+    choices = {"trials": 8, "storage": storage or None}
+    if ended(start(nothing, folder, progress=in_training(0), **choices)) != signal.SIGKILL:
+        sys.exit(f"{folder.name} was not killed")
+    if [ended(child) for child in [start(nothing, folder, **choices) for _ in "ab"]] != [0, 0]:
+        sys.exit(f"{folder.name} did not end")
+
+
+def start(prepare: Callable[[], None], folder: Path, **choices: Any) -> int:
+    """A child at a study."""
+    child = os.fork()
+    if not child:
+        prepare()
+        tune(folder, **choices)
+        os._exit(0)
+    return child
+
+
+def ended(child: int) -> int:
+    """The signal that ended a child, 0 if none did, or -1 if it ended with an error."""
+    _, status = os.waitpid(child, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:] or list(CASES))
+    main(Path(sys.argv[1]), sys.argv[2:])
