@@ -216,12 +216,15 @@ def test_a_seed_makes_the_same_trials_and_another_seed_others(landscape, tmp_pat
     assert len({str(row[1]) for row in same}) == 25
 
 
-def test_trials_come_nearer_to_the_best(landscape, tmp_path):
+def test_trials_come_nearer_to_the_best(landscape, recwarn, tmp_path):
     study = tune(tmp_path / "study", trials=40, repeats=1, storage=in_memory())
     values = [trial.value for trial in study.trials]
     assert np.median(values[20:]) < np.median(values[:10])
     assert set(study.importances()) == set(SPACE.ranges)
     assert sum(study.importances().values()) == pytest.approx(1)
+    few = tune(tmp_path / "few", trials=4, repeats=1, storage=in_memory())
+    assert few.importances()
+    assert not list(recwarn)
 
 
 def test_a_trial_that_is_worse_on_two_splits_is_pruned_and_one_that_is_not_is_tried_out(

@@ -42,7 +42,7 @@ def _table(
 ) -> Table:
     table = tomlkit.table()
     values = getattr(recipe, section).model_dump(mode="json")
-    for field, info in kind.model_fields.items():
+    for field, info in sorted(kind.model_fields.items(), key=lambda item: item[0] != "name"):
         name, value = f"{section}.{field}", values[field]
         if name in searched:
             item = tomlkit.item(value)

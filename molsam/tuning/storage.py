@@ -58,12 +58,13 @@ def redacted(storage: str | BaseStorage | None) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Optuna without log lines and without its notes on what is experimental."""
+    """Optuna without log lines, notes on what is experimental, and advice."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module="optuna")
             yield
     finally:
         optuna.logging.set_verbosity(verbosity)
