@@ -4,13 +4,14 @@
           -> GraphSAM.step(closure) -> Run -> a table in the user's own units
 
 Vocabulary: a `Recipe` pairs a model (`CoMPT`, `GraphTransformer`) with an optimizer (`GraphSAM`,
-`SAM`) and says how to train; `fit(recipe, data)` trains it on a `MoleculeTable` and leaves a
-`Run`; `load(folder)` opens a run; `run.predict(smiles)` gives one row per molecule. Letters are
-fixed: N molecules, B batch, V atoms, E bonds, T tasks, D width, H heads, L layers; w weights,
-g gradient, eps perturbation, rho radius, beta smoothing, gamma decay.
+`SAM`) and says how to train; `fit(recipe, data)` trains it on a `MoleculeTable` and leaves a `Run`;
+`load(folder)` opens a run; `run.predict(smiles)` gives one row per molecule; `tune(recipe, data)`
+searches the fields of a recipe. Letters are fixed: N molecules, B batch, V atoms, E bonds, T tasks,
+D width, H heads, L layers; w weights, g gradient, eps perturbation, rho radius, beta smoothing,
+gamma decay.
 
 Reading order: `training`, `epochs`, `runs`, `recipes`, `models.compt`, `optim.graphsam`,
-`batches`, `molecules`, `datasets`.
+`batches`, `molecules`, `datasets`, `tuning`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .recipes import Recipe
     from .runs import Run
     from .training import fit, fit_repeats
+    from .tuning import tune
 
     load = Run.load
 
@@ -45,6 +47,7 @@ _HOME = {
     "fit": "training",
     "fit_repeats": "training",
     "read_table": "datasets",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "fit_repeats",
     "load",
     "read_table",
+    "tune",
 ]
 
 

@@ -95,22 +95,19 @@ class Comparison:
             charges=choices.charges,
             descriptors=True,
             fingerprints=True,
-            scaffolds=training.needs_scaffolds(choices),
+            scaffolds="scaffold" in choices.split,
             keep=True,
             **how,
         )
-        good, _ = training.readable(table, read)
+        rows = training.readable(table, read)
         return cls(
             name=Path(table.source).name,
             protocol=protocol(choices),
             metric=metric_name(recipe.training, table.kind),
             digest=table.digest(),
-            rows=good.rows - 1,
-            problem=Problem.of(good, read, choices.salts, choices.charges),
-            splits={
-                seed: training.split_readable(table, good, read.scaffolds, choices, seed)
-                for seed in seeds
-            },
+            rows=rows.table.rows - 1,
+            problem=Problem.of(rows.table, read, choices.salts, choices.charges),
+            splits={seed: training.split_rows(rows, choices, seed) for seed in seeds},
         )
 
     def parts(self, seed: int) -> dict[str, list[int]]:

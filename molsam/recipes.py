@@ -303,7 +303,7 @@ class Recipe(Section):
         """
         tables = self.model_dump()
         for key, value in sorted(fields.items(), key=lambda item: item[0] != "model.name"):
-            *section, field = _full_key(key).split(".")
+            *section, field = full_key(key).split(".")
             table = tables[section[0]] if section else tables
             table[field] = value
             if (section, field) == (["model"], "name"):
@@ -355,8 +355,12 @@ def _fields() -> dict[str, set[str]]:
     return known
 
 
-def _full_key(key: str) -> str:
-    """`rho` -> `optimizer.rho`; a key with a section, or of no section, as it is."""
+def full_key(key: str) -> str:
+    """`rho` -> `optimizer.rho`; a key with a section, or of no section, as it is.
+
+    Raises:
+        RecipeError: no field, or several, are called so.
+    """
     known = _fields()
     every = [f"{s}.{f}" for s, names_ in known.items() for f in sorted(names_)] + ["task"]
     homes = [full for full in every if full == key or full.split(".")[-1] == key]

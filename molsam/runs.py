@@ -232,9 +232,11 @@ class Run:
         counts = reading.fingerprint_matrix(mols) if choices.fingerprints else None
         return self.predict_packed(describe(packed, raw, self.scalers, counts))
 
-    def predict_packed(self, packed: PackedMolecules) -> tuple[np.ndarray, np.ndarray]:
-        """`predict_mols` for molecules that are packed as the recipe's model reads them."""
-        outputs = (infer(model, packed, self.recipe) for model in self.models)
+    def predict_packed(
+        self, packed: PackedMolecules, index: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`predict_mols` of the molecules `index`, else all, packed as the models read them."""
+        outputs = (infer(model, packed, self.recipe, index) for model in self.models)
         each = np.stack([to_user(z, self.info, self.scalers) for z in outputs])
         return each.mean(axis=0), each.std(axis=0)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .datasets import CheckReport, MoleculeTable
     from .epochs import Progress
     from .runs import Run
+    from .tuning import Study, TrialProgress
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -77,6 +78,41 @@ def _where(p: Progress) -> str:
 def _how(p: Progress) -> str:
     scores = "" if math.isnan(p.loss) else f"loss {p.loss:.3f}  {p.metric} {p.score:.3f}  "
     return f"{scores}{p.molecules_per_second:,.0f} molecules/s"
+
+
+@contextmanager
+def study_bar(trials: int) -> Iterator[tuple[Any, Any, Any]]:
+    """A line for each trial, and on a terminal a live bar of all `trials`.
+
+    Yields what `tune` calls after a trial, after a step of training, and as molecules are read.
+    """
+    from rich.progress import Progress as Bar
+
+    def tried(study: Study, trial: Any) -> None:
+        err.print(trial_text(study, trial), soft_wrap=True)
+
+    if not err.is_terminal:
+        yield tried, None, None
+        return
+    with Bar(console=err, transient=True) as bar:
+        row = bar.add_task("reading molecules", total=None)
+
+        def trained(p: TrialProgress) -> None:
+            share = (p.training.member + p.training.epochs_done / p.training.epochs) / (
+                p.training.members
+            )
+            bar.update(
+                row,
+                total=trials,
+                completed=min(p.trial + (p.repeat + share) / p.repeats, trials),
+                description=f"trial {p.trial} split {p.repeat + 1}/{p.repeats} "
+                f"{_where(p.training)}",
+            )
+
+        def read(done: int, total: int) -> None:
+            bar.update(row, total=total, completed=done, description="reading molecules")
+
+        yield tried, trained, read
 
 
 @contextmanager
@@ -273,6 +309,51 @@ def say_comparison(comparison: Comparison, summaries: Sequence[Summary]) -> None
 
 def _spread(mean: float, sd: float) -> str:
     return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+
+
+def trial_text(study: Study, trial: Any) -> str:
+    """One trial on one line: its scores, or why it has none, and the best trial so far."""
+    from .tuning.study import reason_of
+
+    scores = ", ".join(f"{score:.4g}" for score in study.scores(trial).values())
+    state = study.state(trial)
+    text = {
+        "complete": f"{study.request.metric} {trial.value or 0.0:.4g} ({scores})",
+        "pruned": f"pruned after {scores}",
+    }.get(state, f"{state}: {reason_of(trial)}")
+    best = study.counts()["complete"] and study.best_trial
+    beside = f"; best {best.value:.4g} (trial {best.number})" if best else ""
+    return escape(f"trial {trial.number}: {text}{beside}")
+
+
+def say_study(study: Study) -> None:
+    """The best trials of a study, and what the best one chose."""
+    request, counts = study.request, study.counts()
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    out.print(f"{escape(study.request.name)}, {escape(request.source)}: {states}", soft_wrap=True)
+    for trial, reason in study.failures()[:SHOWN]:
+        out.print(f"trial {trial.number} failed: {escape(reason)}", soft_wrap=True)
+    if not counts["complete"]:
+        return
+    table = _numbers("trial", f"validation {request.metric}", "lowest", "highest", "seconds")
+    for trial in study.ranking()[:SHOWN]:
+        scores = study.scores(trial).values()
+        table.add_row(
+            str(trial.number),
+            *(f"{score:.4g}" for score in (trial.value or 0.0, min(scores), max(scores))),
+            f"{trial.duration.total_seconds():.0f}" if trial.duration else "",
+        )
+    out.print(table)
+    importances = study.importances()
+    table = Table("field", "best", "searched", box=None)
+    table.add_column("weight", justify="right", no_wrap=True)
+    for name, value in sorted(
+        study.best_fields.items(), key=lambda item: -importances.get(item[0], 0.0)
+    ):
+        weight = f"{importances[name]:.2f}" if name in importances else ""
+        table.add_row(name, escape(str(value)), escape(str(study.space.ranges[name])), weight)
+    out.print(table)
+    out.print("weight: share in what sets good trials apart (PED-ANOVA), rough for few trials")
 
 
 def say_round(done: int) -> None:

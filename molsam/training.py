@@ -66,13 +66,7 @@ def fit(
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
     if run.finished:
         return run
-    labels = scalers.target.transform(prepared.table.y)
-    packed = runs.describe(
-        prepared.packed.labelled(labels), prepared.descriptors, scalers, prepared.fingerprints
-    )
-    trainer = Trainer(run, packed, prepared.split, progress)
-    for member in range(recipe.training.members):
-        trainer.train(member)
+    packed = train_members(run, prepared, progress)
     finish_run(run, packed, prepared)
     return Run.load(folder, device=device)
 
@@ -116,6 +110,16 @@ class Repeats(BaseModel):
     kind: Kind
     repeats: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Readable:
+    """What could be read of the table `source`: its rows, what was made of them, the others."""
+
+    source: MoleculeTable
+    table: MoleculeTable
+    read: reading.Reading
+    bad: list[InvalidMolecule]
 
 
 @dataclass(frozen=True)
@@ -181,33 +185,21 @@ def prepare(
 
     `how` (processes, progress) goes to `reading.read`, which has the cache at hand.
     """
-    read = runs.read_molecules(
-        table.smiles,
-        choices,
-        descriptors=choices.descriptors or baseline,
-        fingerprints=choices.fingerprints or baseline,
-        scaffolds=needs_scaffolds(choices),
-        keep=True,
-        **how,
-    )
-    good, bad = readable(table, read)
-    assert read.packed is not None
-    split = split_readable(table, good, read.scaffolds, choices, seed)
-    known = baselines.Problem.of(good, read, choices.salts, choices.charges) if baseline else None
-    return Prepared(
-        good,
-        read.packed,
-        read.descriptors if choices.descriptors else None,
-        read.fingerprints if choices.fingerprints else None,
-        split,
-        bad,
-        known,
-    )
+    if baseline:
+        how |= {"descriptors": True, "fingerprints": True}
+    return divide(read_rows(table, choices, **how), choices, seed, baseline=baseline)
 
 
-def readable(
-    table: MoleculeTable, read: reading.Reading
-) -> tuple[MoleculeTable, list[InvalidMolecule]]:
+def read_rows(table: MoleculeTable, choices: DataConfig, **how: Any) -> Readable:
+    """The rows of `table` that can be read, with scaffolds where the split asks for them.
+
+    `how` goes to `runs.read_molecules`.
+    """
+    how = {"scaffolds": "scaffold" in choices.split, "keep": True, **how}
+    return readable(table, runs.read_molecules(table.smiles, choices, **how))
+
+
+def readable(table: MoleculeTable, read: reading.Reading) -> Readable:
     """The rows that could be read, one at least, and the faults of the others."""
     bad = [
         InvalidMolecule(fault.smiles, int(row), fault.reason)
@@ -217,28 +209,35 @@ def readable(
         raise datasets.DataError(
             f"none of the {len(table)} rows of {table.source} can be read; the first: {bad[0]}"
         )
-    return table.take(read.index), bad
+    return Readable(table, table.take(read.index), read, bad)
 
 
-def needs_scaffolds(choices: DataConfig) -> bool:
-    """Whether the split is by scaffold."""
-    return "scaffold" in choices.split
-
-
-def split_readable(
-    table: MoleculeTable,
-    good: MoleculeTable,
-    scaffolds: Sequence[str] | None,
-    choices: DataConfig,
-    seed: int,
-) -> Split:
-    """The recipe's split, as positions among the `good` rows of `table`; one to learn from."""
+def split_rows(rows: Readable, choices: DataConfig, seed: int) -> Split:
+    """The recipe's split, as positions among the rows that could be read; one to learn from."""
     if choices.split == "file":
-        split = readable_part(read_split(Path(choices.split_file or ""), table), good)
+        saved = read_split(Path(choices.split_file or ""), rows.source)
+        split = readable_part(saved, rows.table)
     else:
-        split = make_split(good, scaffolds, choices, seed)
-    refuse_unlearnable(good, split)
+        split = make_split(rows.table, rows.read.scaffolds, choices, seed)
+    refuse_unlearnable(rows.table, split)
     return split
+
+
+def divide(rows: Readable, choices: DataConfig, seed: int, *, baseline: bool = False) -> Prepared:
+    """What a model of these choices learns from, and on which rows."""
+    table, read = rows.table, rows.read
+    assert read.packed is not None
+    return Prepared(
+        table=table,
+        packed=read.packed,
+        descriptors=read.descriptors if choices.descriptors else None,
+        fingerprints=read.fingerprints if choices.fingerprints else None,
+        split=split_rows(rows, choices, seed),
+        bad=rows.bad,
+        problem=baselines.Problem.of(table, read, choices.salts, choices.charges)
+        if baseline
+        else None,
+    )
 
 
 def make_split(
@@ -344,6 +343,20 @@ def start_run(
     write_atomic(folder / "recipe.toml", recipe.to_toml().encode())
     write_json(folder / "run.json", info.model_dump())
     return Run(folder, info, recipe, scalers, chosen)
+
+
+def train_members(
+    run: Run, prepared: Prepared, progress: Listener | None = None
+) -> PackedMolecules:
+    """Train every member of `run`; returns the molecules as its models read them."""
+    labels = run.scalers.target.transform(prepared.table.y)
+    packed = runs.describe(
+        prepared.packed.labelled(labels), prepared.descriptors, run.scalers, prepared.fingerprints
+    )
+    trainer = Trainer(run, packed, prepared.split, progress)
+    for member in range(run.recipe.training.members):
+        trainer.train(member)
+    return packed
 
 
 def check_same(run: Run, recipe: Recipe, info: RunInfo) -> None:

@@ -22,6 +22,7 @@ from molsam.cli import app
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 HEAVY = {"torch", "dgl", "dgllife", "rdkit", "pandas", "sklearn", "scipy", "matplotlib", "numpy"}
+HEAVY |= {"optuna", "sqlalchemy"}
 
 
 def blocks(path: Path, language: str) -> list[str]:

@@ -16,6 +16,7 @@ from .listing import cache_app, data_app, recipes_app
 from .measuring import bench_app, study
 from .predicting import evaluate, predict
 from .training import train
+from .tuning import tune
 
 app = typer.Typer(
     help="Molecular property prediction with graph transformers, trained by GraphSAM.",
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, predict, evaluate, compare, study):
+for command in (train, tune, predict, evaluate, compare, study):
     app.command()(command)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")

@@ -75,7 +75,10 @@ def train(
         folder = training.open_folder(out_folder, table.source, resume=False)
     screen.say_table(table, guessed=not chosen.data.targets and data is not None)
     again = _resume_command(folder, device, data_dir, processes, baseline)
-    with _interruptible(folder, again), screen.progress_bar() as (progress, on_read):
+    with (
+        interruptible(folder, again, "run.json", "repeats.json"),
+        screen.progress_bar() as (progress, on_read),
+    ):
         choices: dict[str, Any] = {"device": device, "baseline": baseline, "processes": processes}
         choices |= {"progress": progress, "on_read": on_read}
         if repeats == 1:
@@ -181,8 +184,8 @@ def _resume_command(
 
 
 @contextmanager
-def _interruptible(folder: Path, again: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end with the command `again`, once there is a run to go on with."""
+def interruptible(folder: Path, again: str, *records: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end with the command `again`, once one of `records` is in `folder`."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -191,7 +194,7 @@ def _interruptible(folder: Path, again: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        begun = any((folder / name).is_file() for name in ("run.json", "repeats.json"))
+        begun = any((folder / name).is_file() for name in records)
         advice = f"go on with: {again}" if begun else "before training began; start again"
         err.print(f"\nstopped; {escape(advice)}", soft_wrap=True)
         raise typer.Exit(130) from None
