@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import molecules
-from ..splits import PARTS, Split
+from ..splits import Split
 from .problems import BaselineError, Problem
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WORDS = {"train": "train", "valid": "val", "test": "test"}
 RDKIT = ("--molecule-featurizers", "v1_rdkit_2d_normalized", "--no-descriptor-scaling")
 
 
@@ -61,6 +60,7 @@ def _train_predict(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         frame = _frame(problem, split)
+        # Without test rows: chemprop would score them, and fails where none has a label.
         frame.dropna(subset="split").to_csv(folder / "data.csv", index=False)
         frame.loc[held, ["smiles"]].to_csv(folder / "held.csv", index=False)
         _chemprop(
@@ -87,16 +87,15 @@ def _train_predict(
 
 
 def _frame(problem: Problem, split: Split) -> pd.DataFrame:
-    """SMILES as molsam reads them, labels, and the words of the split; of no part, no word."""
+    """SMILES as molsam reads them, labels, and `train` or `val`; other rows have no word."""
     import pandas as pd
 
     parsed = molecules.parse_many(problem.smiles, salts=problem.salts, charges=problem.charges)
     frame = pd.DataFrame({"smiles": list(map(molecules.canonical_smiles, parsed.mols))})
     frame[_columns(problem)] = problem.y
-    words = np.full(len(frame), None, dtype=object)
-    for part in PARTS:
-        words[getattr(split, part)] = WORDS[part]
-    return frame.assign(split=words)
+    frame.loc[split.train, "split"] = "train"
+    frame.loc[split.valid, "split"] = "val"
+    return frame
 
 
 def _columns(problem: Problem) -> list[str]:
