@@ -351,7 +351,8 @@ def averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
         return None
 
     def update(average: Any, weights: Any, count: Any) -> None:
-        torch._foreach_lerp_(average, weights, max(1 - decay, 1 / (int(count) + 1)))
+        share = max(1 - decay, 1 / (int(count) + 1))
+        torch._foreach_lerp_(average, weights, share)  # type: ignore[reportPrivateImportUsage]
 
     return AveragedModel(model, multi_avg_fn=update)
 
