@@ -32,9 +32,6 @@ SPACE = Space().change(
 )
 
 
-epochs.find_spec = lambda name: None  # no files for TensorBoard, which take longer than training
-
-
 def tune(folder: Path, **choices: Any) -> Study:
     """The study that all tests are about, of five trials on two splits, unless `choices` differ."""
     defaults = {"trials": TRIALS, "repeats": 2, "space": SPACE, "out": folder}
@@ -129,6 +126,7 @@ def main(folder: Path, names: list[str]) -> None:
 
     from molsam import molecules
 
+    epochs.find_spec = lambda name: None  # no files for TensorBoard, slower than training here
     molecules.featurize(molecules.parse("CCO"), "compt")
     tiny.regression()
     for name in names:
