@@ -63,6 +63,11 @@ def test_molecules_of_a_file(tmp_path):
     assert "none.csv" in result.err
 
 
+@pytest.mark.parametrize("name", featurizing.FEATURIZERS)
+def test_an_atom_alone_can_be_compared(name):
+    featurizing.check(name, [molecules.parse("[Na+]"), molecules.parse("CC")])
+
+
 def test_processes_are_worth_the_molecules_that_save_their_start(monkeypatch):
     starts, rates = iter([3.5, 1.5]), {1: 100.0, 4: 200.0}
     monkeypatch.setattr(featurizing.joblib, "cpu_count", lambda: 4)
