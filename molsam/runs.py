@@ -377,7 +377,8 @@ def infer(
     packed, training = packed.to(device), recipe.training
     index = np.arange(len(packed)) if index is None else index
     sizes = packed.sizes.cpu().numpy()[index]
-    batches = evaluation_batches(sizes, training.batch_size, max_pairs=training.max_pairs)
+    # Of a layer nothing is kept for a backward pass: there is room for more than in training.
+    batches = evaluation_batches(sizes, 4 * training.batch_size, max_pairs=training.max_pairs)
     model.eval()
     with autocast(device, training.precision):
         parts = [model(packed.batch(index[chosen])) for chosen in batches]

@@ -11,8 +11,12 @@ from torch import Tensor
 
 def mish(x: Tensor) -> Tensor:
     """x tanh(log(1 + e^x)) (Misra 2019, arXiv 1908.08681), as `torch.nn.functional.mish`."""
-    quick = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    return _Mish.apply(x)[0] if quick else F.mish(x)  # pyright: ignore
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return F.mish(x)
+    if torch.is_grad_enabled():
+        return _Mish.apply(x)[0]  # pyright: ignore
+    _, _, q = _powers(x)
+    return x * q.div_(2 - q)
 
 
 class _Mish(torch.autograd.Function):
@@ -38,14 +42,16 @@ class _Mish(torch.autograd.Function):
         return dy * slope
 
 
-def _tanh_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
-    """t = tanh(log(1 + e^x)) = q / (2 - q) and d(x t)/dx = t + 4 x s (r / (2 - q))^2.
-
-    s = sigmoid(x),  r = 1 - s,  q = s + s r = 1 - r^2.
-    """
+def _powers(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """s = sigmoid(x),  r = 1 - s,  q = s + s r = 1 - r^2."""
     s = torch.sigmoid(x)
     r = 1 - s
-    q = torch.addcmul(s, s, r)
+    return s, r, torch.addcmul(s, s, r)
+
+
+def _tanh_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """t = tanh(log(1 + e^x)) = q / (2 - q) and d(x t)/dx = t + 4 x s (r / (2 - q))^2."""
+    s, r, q = _powers(x)
     d = 2 - q
     t = q / d
     return t, torch.addcmul(t, x * s, (r / d).square(), value=4)
