@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from . import baselines, metrics, reading, training
+from . import baselines, metrics, training
 from .baselines import BASELINES, Problem
 from .datasets import MoleculeTable
 from .epochs import metric_name
@@ -88,25 +88,15 @@ class Comparison:
     ) -> Comparison:
         """`how` (processes, progress) goes to `reading.read`, which has the cache at hand."""
         choices = recipe.data
-        read = reading.read(
-            table.smiles,
-            None,
-            salts=choices.salts,
-            charges=choices.charges,
-            descriptors=True,
-            fingerprints=True,
-            scaffolds="scaffold" in choices.split,
-            keep=True,
-            **how,
-        )
-        rows = training.readable(table, read)
+        parts: dict[str, Any] = {"featurizer": None, "descriptors": True, "fingerprints": True}
+        rows = training.read_rows(table, choices, **parts, **how)
         return cls(
             name=Path(table.source).name,
             protocol=protocol(choices),
             metric=metric_name(recipe.training, table.kind),
             digest=table.digest(),
             rows=rows.table.rows - 1,
-            problem=Problem.of(rows.table, read, choices.salts, choices.charges),
+            problem=Problem.of(rows.table, rows.read, choices.salts, choices.charges),
             splits={seed: training.split_rows(rows, choices, seed) for seed in seeds},
         )
 

@@ -1,5 +1,4 @@
 """The training of one run's models: steps, epochs, selection on validation, checkpoints."""
-# pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 

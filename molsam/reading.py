@@ -125,6 +125,11 @@ def worthwhile(count: int, *, descriptors: bool) -> int:
     return joblib.cpu_count() if count > WORTH[descriptors] else 1
 
 
+def descriptor_matrix(mols: Iterable[Mol]) -> np.ndarray:
+    """(N, P) float64 RDKit descriptors, unscaled."""
+    return np.stack([molecules.descriptors(mol) for mol in mols])
+
+
 def fingerprint_matrix(mols: Iterable[Mol]) -> np.ndarray:
     """(N, 2048) uint16 Morgan counts."""
     return np.stack([molecules.morgan_counts(mol).astype(np.uint16) for mol in mols])
@@ -178,7 +183,7 @@ def _work(smiles: list[object], *, parts: Sequence[str], salts: Salts, charges: 
 
 def _make(part: str, mols: Sequence[Mol]) -> Arrays:
     if part == "descriptors":
-        return {part: np.stack([molecules.descriptors(mol) for mol in mols])}
+        return {part: descriptor_matrix(mols)}
     if part == "fingerprints":
         return {part: fingerprint_matrix(mols)}
     if part == "scaffolds":

@@ -228,7 +228,7 @@ class Run:
         """(mean, std) over the ensemble in user units: (N, T), for classes (N, T, C)."""
         choices = self.recipe.data
         packed = PackedMolecules.from_mols(mols, choices.featurizer)
-        raw = descriptor_matrix(mols) if choices.descriptors else None
+        raw = reading.descriptor_matrix(mols) if choices.descriptors else None
         counts = reading.fingerprint_matrix(mols) if choices.fingerprints else None
         return self.predict_packed(describe(packed, raw, self.scalers, counts))
 
@@ -326,7 +326,7 @@ def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
 def read_molecules(smiles: Sequence[str], choices: DataConfig, **how: Any) -> reading.Reading:
     """The molecules as the recipe's model reads them, but for scales and labels.
 
-    `how` (descriptors, fingerprints, scaffolds, processes, keep, progress) goes to `reading.begin`.
+    `how` goes to `reading.begin`, in place of what `choices` say.
     """
     return begin_reading(smiles, choices, **how)()
 
@@ -335,14 +335,8 @@ def begin_reading(
     smiles: Iterable[str], choices: DataConfig, **how: Any
 ) -> Callable[[], reading.Reading]:
     """`read_molecules`, begun; what is returned waits for it."""
-    joined = {"descriptors": choices.descriptors, "fingerprints": choices.fingerprints}
-    return reading.begin(
-        smiles,
-        choices.featurizer,
-        salts=choices.salts,
-        charges=choices.charges,
-        **{**joined, **how},
-    )
+    names = ("featurizer", "salts", "charges", "descriptors", "fingerprints")
+    return reading.begin(smiles, **{**{name: getattr(choices, name) for name in names}, **how})
 
 
 def describe(
@@ -361,11 +355,6 @@ def describe(
     if not joined:
         return packed
     return replace(packed, descriptors=torch.from_numpy(np.hstack(joined)))
-
-
-def descriptor_matrix(mols: Iterable[Mol]) -> np.ndarray:
-    """(N, P) float64 RDKit descriptors, unscaled."""
-    return np.stack([molecules.descriptors(mol) for mol in mols])
 
 
 @torch.inference_mode()

@@ -26,8 +26,8 @@ from molsam import (
     fit_repeats,
     metrics,
     molecules,
+    reading,
     report,
-    runs,
     training,
 )
 from molsam.datasets import DataError
@@ -300,7 +300,7 @@ def test_scales_are_those_of_the_training_rows(tmp_path):
     kept = read_json(run.folder / "scalers.json")["descriptors"]
     prepared = training.prepare(tiny.regression(), run.recipe.data, 0)
     train = prepared.table.take(prepared.split.train)
-    rows = runs.descriptor_matrix(molecules.parse_many(train.smiles).mols)
+    rows = reading.descriptor_matrix(molecules.parse_many(train.smiles).mols)
     assert kept == fit_descriptors(rows).to_dict()
     assert np.isfinite(run.predict([*tiny.PROBES, "[Na+].[Cl-]"])["activity"]).all()
 

@@ -11,19 +11,17 @@ from rich.markup import escape
 
 from .. import screen
 from ..screen import err, out
-from .options import AsJson, DataDir, Processes
+from .options import AsJson, Data, DataDir, Name, Processes, Smiles, Target
 from .training import changes_of, load_table, recipe_for, source_of
 
 FOREST_AND_MACHINES = "rf,gb,svm-tanimoto,svm-rbf"
 
 
 def compare(
-    name: Annotated[str | None, typer.Argument(help="A data set: see 'molsam data list'.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Your own table of molecules.")] = None,
-    target: Annotated[
-        list[str] | None, typer.Option(help="Column to predict; repeat for several.")
-    ] = None,
-    smiles: Annotated[str | None, typer.Option(help="Column with the SMILES.")] = None,
+    name: Name = None,
+    data: Data = None,
+    target: Target = None,
+    smiles: Smiles = None,
     recipe: Annotated[
         str | None, typer.Option(help="Whose data choices and metric; NAME's own by default.")
     ] = None,

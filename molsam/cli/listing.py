@@ -10,7 +10,7 @@ from rich.table import Table
 
 from .. import screen
 from ..screen import out
-from .options import DataDir
+from .options import DataDir, Smiles
 
 recipes_app = typer.Typer(help="Show the shipped recipes.", no_args_is_help=True)
 data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=True)
@@ -84,7 +84,7 @@ def data_fetch(
 def data_check(
     file: Annotated[str, typer.Argument(help="A table of molecules, or a data set's name.")],
     target: Annotated[list[str] | None, typer.Option(help="Column to check.")] = None,
-    smiles: Annotated[str | None, typer.Option(help="Column with the SMILES.")] = None,
+    smiles: Smiles = None,
     data_dir: DataDir = None,
 ) -> None:
     """Count what would trouble training: bad rows, duplicates, conflicts, salts, labels."""

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from .. import screen
 from ..screen import err, out
-from .options import Device, Processes
+from .options import Device, Processes, Smiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="CSV or TSV to write, .gz too.")
     ] = None,
-    smiles: Annotated[str | None, typer.Option(help="Column with the SMILES.")] = None,
+    smiles: Smiles = None,
     device: Device = "auto",
     processes: Processes = None,
 ) -> None:
@@ -58,7 +58,7 @@ def evaluate(
     table: Annotated[
         Path | None, typer.Argument(help="Measured molecules; the run's own test rows if absent.")
     ] = None,
-    smiles: Annotated[str | None, typer.Option(help="Column with the SMILES.")] = None,
+    smiles: Smiles = None,
     device: Device = "auto",
     processes: Processes = None,
 ) -> None:

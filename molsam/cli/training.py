@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from .. import screen
 from ..screen import err, out
-from .options import DataDir, Device, Processes
+from .options import Data, DataDir, Device, Epochs, Name, Processes, Smiles, Target
 
 if TYPE_CHECKING:
     from ..datasets import MoleculeTable
@@ -23,19 +23,17 @@ if TYPE_CHECKING:
 
 
 def train(
-    name: Annotated[str | None, typer.Argument(help="A data set: see 'molsam data list'.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Your own table of molecules.")] = None,
-    target: Annotated[
-        list[str] | None, typer.Option(help="Column to predict; repeat for several.")
-    ] = None,
-    smiles: Annotated[str | None, typer.Option(help="Column with the SMILES.")] = None,
+    name: Name = None,
+    data: Data = None,
+    target: Target = None,
+    smiles: Smiles = None,
     recipe: Annotated[
         str | None, typer.Option(help="A recipe by name or TOML file; NAME's own by default.")
     ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Run folder, new or empty; runs/NAME-1 and so on.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
+    epochs: Epochs = None,
     seed: Annotated[int, typer.Option(help="Decides split, weights, order and dropout.")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="Runs with seeds SEED, SEED + 1, ...")] = 1,
     split: Annotated[

@@ -13,17 +13,15 @@ from rich.markup import escape
 
 from .. import screen
 from ..screen import err, out
-from .options import DataDir, Device, Processes
+from .options import Data, DataDir, Device, Epochs, Name, Processes, Smiles, Target
 from .training import changes_of, interruptible, load_table, recipe_for, source_of
 
 
 def tune(
-    name: Annotated[str | None, typer.Argument(help="A data set: see 'molsam data list'.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Your own table of molecules.")] = None,
-    target: Annotated[
-        list[str] | None, typer.Option(help="Column to predict; repeat for several.")
-    ] = None,
-    smiles: Annotated[str | None, typer.Option(help="Column with the SMILES.")] = None,
+    name: Name = None,
+    data: Data = None,
+    target: Target = None,
+    smiles: Smiles = None,
     recipe: Annotated[
         str | None, typer.Option(help="What to start from; NAME's own recipe by default.")
     ] = None,
@@ -40,7 +38,7 @@ def tune(
         float | None, typer.Option(min=0, help="Seconds after which no trial is started.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the sampler.")] = 0,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
+    epochs: Epochs = None,
     split: Annotated[
         str | None, typer.Option(help="As of 'molsam train'; the recipe's by default.")
     ] = None,
