@@ -2,7 +2,8 @@
 
 `Comparison.of` splits a table as `fit` does with the same recipe and seeds. `baseline_rows` fits
 what a CSV of results does not hold yet and adds it there, row by row. `run_rows` reads the scores
-of finished runs, after a check that their splits are the same. `summarize` pairs both by seed.
+of finished runs, after a check that their splits are the same, and `record` keeps them beside the
+baselines. `summarize` pairs both by seed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +29,8 @@ from .datasets import MoleculeTable
 from .epochs import metric_name
 from .files import read_json, write_atomic
 from .recipes import DataConfig, Recipe
-from .runs import Run
+from .runs import FIRST_MEMBER, Run
+from .spaces import PROTOCOL
 from .splits import PARTS, Split
 
 OURS = "molsam"
@@ -38,7 +41,7 @@ class CompareError(ValueError):
 
 
 class Row(NamedTuple):
-    """One fit: scores by `metric`, sizes, wall seconds of the fit, and what it was made with.
+    """One fit: scores by `metric`, sizes, wall seconds of the fit, what it was made with and when.
 
     `split` is a digest of the data and of the rows of all three parts; rows that share `task`,
     `protocol`, `seed` and `model` are one fit.
@@ -56,6 +59,7 @@ class Row(NamedTuple):
     n_test: int
     seconds: float
     versions: str
+    date: str
 
     @property
     def key(self) -> tuple[str, str, int, str]:
@@ -118,14 +122,8 @@ class Comparison:
             metric=self.metric,
             n_train=len(split.train),
             n_test=len(split.test),
-            **found,
+            **{"date": date.today().isoformat(), **found},
         )
-
-    @property
-    def resampled(self) -> bool:
-        """Whether the test parts differ from seed to seed."""
-        tests = [split.test.tolist() for split in self.splits.values()]
-        return any(test != tests[0] for test in tests)
 
 
 def protocol(choices: DataConfig) -> str:
@@ -184,7 +182,7 @@ def baseline_rows(
             row = kept.get(wanted.key)
             if row is None:
                 row = fit_baseline(comparison, name, seed)
-                add_row(path, row)
+                add_rows(path, [row])
                 told(row)
             elif (row.split, row.metric) != (wanted.split, wanted.metric):
                 raise CompareError(
@@ -222,7 +220,7 @@ def rounded(score: float) -> float:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV that `add_row` wrote; none where there is no file."""
+    """The rows of a CSV that `add_rows` wrote; none where there is no file."""
     if not path.is_file():
         return []
     header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8") or "\n"))
@@ -233,20 +231,24 @@ def read_rows(path: Path) -> list[Row]:
     return [_parse_row(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def add_row(path: Path, row: Row) -> None:
-    """Add a row, so that a reader sees the file without it or with it; writers take turns."""
+def add_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Add rows, in place of those of the same fits; writers take turns.
+
+    A reader sees the file without them or with them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     with FileLock(lock):
+        every = {row.key: row for row in [*read_rows(path), *rows]}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(Row._fields)
-        writer.writerows([*read_rows(path), row])
+        writer.writerows(every.values())
         write_atomic(path, text.getvalue().encode())
 
 
 def _parse_row(path: Path, number: int, line: list[str]) -> Row:
-    types = (str, str, str, int, str, str, float, float, int, int, float, str)
+    types = (str, str, str, int, str, str, float, float, int, int, float, str, str)
     try:
         return Row._make(kind(cell) for kind, cell in zip(types, line, strict=True))
     except ValueError as error:
@@ -314,25 +316,49 @@ def mismatch(comparison: Comparison, run: Run) -> str:
 
 
 def run_rows(comparison: Comparison, runs: Sequence[Run]) -> list[Row]:
-    """A row for each run. Runs of one recipe are one model: `molsam`, or several by folder."""
-    recipes: list[Recipe] = []
-    names: dict[int, str] = {}
+    """The rows of each run. Runs of one recipe are one model: `molsam`, or several by folder."""
+    recipes = list(dict.fromkeys(recipe_digest(run.recipe) for run in runs))
+    names: dict[str, str] = {}
     rows: dict[tuple[str, int], Row] = {}
     for run in runs:
-        if run.recipe not in recipes:
-            recipes.append(run.recipe)
-        at = recipes.index(run.recipe)
-        names.setdefault(at, _folder_name(run.folder))
+        digest = recipe_digest(run.recipe)
+        own = names.setdefault(digest, _folder_name(run.folder))
+        title = f"{OURS} {own}" if len(recipes) > 1 else OURS
+        rows |= {(row.model, row.seed): row for row in rows_of(comparison, run, title)}
+    return list(rows.values())
+
+
+def record(comparison: Comparison, runs: Sequence[Run], path: Path) -> None:
+    """Add the rows of the runs to a CSV, where `recipe_digest` names the models."""
+    each = [rows_of(comparison, run, f"{OURS} {recipe_digest(run.recipe)}") for run in runs]
+    add_rows(path, [row for rows in each for row in rows])
+
+
+def rows_of(comparison: Comparison, run: Run, model: str) -> list[Row]:
+    """The row of a run; of an ensemble `MODEL xM`, and of its first member alone after it."""
+    members = run.recipe.training.members
+    titles = {model: ""} if members == 1 else {f"{model} x{members}": "", model: FIRST_MEMBER}
+    seconds = _seconds(run)
+    found = []
+    for title, which in titles.items():
         scores = {
-            part: rounded(run.scores[part][comparison.metric]["mean"]) for part in ("valid", "test")
+            part: rounded(run.scores[which + part][comparison.metric]["mean"])
+            for part in ("valid", "test")
         }
-        row = comparison.row(
-            run.info.seed, str(at), **scores, seconds=_seconds(run), versions=_versions(run)
-        )
-        rows[row.model, row.seed] = row
-    several = len(recipes) > 1
-    titles = {str(at): f"{OURS} {name}" if several else OURS for at, name in names.items()}
-    return [row._replace(model=titles[row.model]) for row in rows.values()]
+        spent = sum(seconds) if which == "" else seconds[0]
+        extra = {"seconds": round(spent, 1), "versions": _versions(run)}
+        found.append(comparison.row(run.info.seed, title, **scores, **extra))
+    return found
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Eight letters for what is trained and how, whatever the rows and the protocol."""
+    fields = recipe.model_dump(mode="json", exclude_defaults=True)
+    fields.pop("task", None)
+    for section, field in (key.split(".") for key in PROTOCOL if "." in key):
+        fields.get(section, {}).pop(field, None)
+    kept = {section: fields[section] for section in fields if fields[section]}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _folder_name(folder: Path) -> str:
@@ -340,9 +366,10 @@ def _folder_name(folder: Path) -> str:
     return folder.parent.name if folder.name.startswith("seed-") else folder.name
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: Run) -> list[float]:
+    """Of training, for each member."""
     histories = (csv.DictReader((m / "history.csv").open(encoding="utf-8")) for m in run.members)
-    return round(sum(float(line["seconds"]) for lines in histories for line in lines), 1)
+    return [sum(float(line["seconds"]) for line in lines) for lines in histories]
 
 
 def _versions(run: Run) -> str:
@@ -373,12 +400,16 @@ class Summary:
     p: float = math.nan
 
 
-def summarize(comparison: Comparison, rows: Sequence[Row]) -> list[Summary]:
-    """Every model in order of its first row; the reference is the first of our own."""
+def summarize(rows: Sequence[Row]) -> list[Summary]:
+    """Every model of one table and protocol in order of its first row; ours first is compared with.
+
+    Where one split serves all seeds, nothing is tested.
+    """
     models = list(dict.fromkeys(row.model for row in rows))
     reference = next((model for model in models if model.startswith(OURS)), None)
     scores = {m: {row.seed: row.test for row in rows if row.model == m} for m in models}
-    sizes = [row.n_test / row.n_train for row in rows]
+    ratio = float(np.mean([row.n_test / row.n_train for row in rows]))
+    sign = -1 if metrics.METRICS[rows[0].metric].greater_is_better else 1
     out = []
     for model in models:
         test = np.array(list(scores[model].values()))
@@ -387,16 +418,20 @@ def summarize(comparison: Comparison, rows: Sequence[Row]) -> list[Summary]:
         if reference is not None and model != reference:
             seeds = [seed for seed in scores[model] if seed in scores[reference]]
             behind = [scores[model][seed] - scores[reference][seed] for seed in seeds]
-            sign = -1 if metrics.METRICS[comparison.metric].greater_is_better else 1
-            paired = _paired(comparison, sign * np.array(behind), float(np.mean(sizes)))
+            paired = _paired(sign * np.array(behind), ratio, resampled(rows))
         out.append(Summary(model, len(test), valid, float(test.mean()), _sd(test), **paired))
     return out
 
 
-def _paired(comparison: Comparison, behind: np.ndarray, ratio: float) -> dict[str, Any]:
+def resampled(rows: Sequence[Row]) -> bool:
+    """Whether the splits differ from seed to seed."""
+    return len({row.split for row in rows}) > 1
+
+
+def _paired(behind: np.ndarray, ratio: float, differ: bool) -> dict[str, Any]:
     if not len(behind):
         return {}
-    tested = comparison.resampled and len(behind) > 1
+    tested = differ and len(behind) > 1
     return {
         "behind": float(behind.mean()),
         "behind_sd": _sd(behind),
@@ -432,9 +467,9 @@ def _sd(values: np.ndarray) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def verdicts(comparison: Comparison, summaries: Sequence[Summary]) -> Iterator[str]:
+def verdicts(metric: str, summaries: Sequence[Summary]) -> Iterator[str]:
     """One sentence for each baseline that is ahead of the reference, or one that none is."""
-    title = metrics.METRICS[comparison.metric].title
+    title = metrics.METRICS[metric].title
     beside = [s for s in summaries if s.pairs and s.model in BASELINES]
     ahead = sorted((s for s in beside if s.behind < 0), key=lambda s: s.behind)
     reference = next((s.model for s in summaries if s.model.startswith(OURS)), OURS)

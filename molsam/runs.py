@@ -50,6 +50,7 @@ CHUNK = 4096
 RECORDS = ("run.json", "recipe.toml", "split.json", "scalers.json", "scores.json")
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
+FIRST_MEMBER = "first member, "  # before the part of the scores of an ensemble's first model
 
 
 class RunInfo(BaseModel):
@@ -236,9 +237,13 @@ class Run:
         self, packed: PackedMolecules, index: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """`predict_mols` of the molecules `index`, else all, packed as the models read them."""
-        outputs = (infer(model, packed, self.recipe, index) for model in self.models)
-        each = np.stack([to_user(z, self.info, self.scalers) for z in outputs])
+        each = self.predict_each(packed, index)
         return each.mean(axis=0), each.std(axis=0)
+
+    def predict_each(self, packed: PackedMolecules, index: np.ndarray | None = None) -> np.ndarray:
+        """What every member predicts, M of them: (M, N, T), for classes (M, N, T, C)."""
+        outputs = (infer(model, packed, self.recipe, index) for model in self.models)
+        return np.stack([to_user(z, self.info, self.scalers) for z in outputs])
 
     def evaluate(self, table: MoleculeTable, *, processes: int | None = None) -> dict[str, Any]:
         """Every metric on a table of measured molecules; unreadable rows are counted."""

@@ -14,7 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .comparison import Comparison, Row, Summary
+    from .comparison import Row, Summary
     from .datasets import CheckReport, MoleculeTable
     from .epochs import Progress
     from .runs import Run
@@ -190,7 +190,14 @@ def _rows(rows: Sequence[int]) -> str:
 
 def say_scores(done: list[Run]) -> None:
     """Test scores of one run, or mean and standard deviation over repeats."""
-    parts = {"validation": "valid", "test": "test", "random forest, test": "random forest, test"}
+    from .runs import FIRST_MEMBER
+
+    parts = {
+        "validation": "valid",
+        "test": "test",
+        "first member alone, test": f"{FIRST_MEMBER}test",
+        "random forest, test": "random forest, test",
+    }
     scores = [run.scores for run in done]
     table = {
         title: [each[part] for each in scores]
@@ -269,12 +276,13 @@ def say_fit(row: Row) -> None:
     )
 
 
-def say_comparison(comparison: Comparison, summaries: Sequence[Summary]) -> None:
+def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
     """Every model over seeds, beside our own where there is one, and who wins."""
-    from .comparison import OURS, verdicts
+    from .comparison import OURS, resampled, verdicts
     from .metrics import METRICS
 
-    title = METRICS[comparison.metric].title
+    first = rows[0]
+    title = METRICS[first.metric].title
     table = _numbers("model", f"validation {title}", f"test {title}", "n", "behind", "wins", "p")
     for s in summaries:
         cells = [f"{s.valid:.3f}", _spread(s.mean, s.sd), str(s.n)]
@@ -283,9 +291,9 @@ def say_comparison(comparison: Comparison, summaries: Sequence[Summary]) -> None
             cells += ["" if math.isnan(s.p) else f"{s.p:.2g}"]
         table.add_row(escape(s.model), *cells)
     out.print(table)
-    seeds = ", ".join(map(str, comparison.splits))
+    seeds = ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))
     out.print(
-        f"{escape(comparison.name)}, {escape(comparison.protocol)}, seeds {seeds}; mean ± standard "
+        f"{escape(first.task)}, {escape(first.protocol)}, seeds {seeds}; mean ± standard "
         "deviation over seeds.",
         soft_wrap=True,
     )
@@ -298,12 +306,12 @@ def say_comparison(comparison: Comparison, summaries: Sequence[Summary]) -> None
         + (
             "p: corrected resampled t-test (Nadeau and Bengio 2003), two-sided, each comparison "
             "by itself."
-            if comparison.resampled
+            if resampled(rows)
             else "no p: one split serves all seeds, whose spread is that of the models alone."
         ),
         soft_wrap=True,
     )
-    for sentence in verdicts(comparison, summaries):
+    for sentence in verdicts(first.metric, summaries):
         out.print(escape(sentence), soft_wrap=True)
 
 

@@ -381,9 +381,12 @@ def device_name(device: torch.device) -> str:
 def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     """Score, draw, and seal the folder with checksums."""
     table, split, info = prepared.table, prepared.split, run.info
-    mean, _ = run.predict_packed(packed)
+    each = run.predict_each(packed)
+    mean = each.mean(axis=0)
+    judged = {"": mean} if len(each) == 1 else {"": mean, runs.FIRST_MEMBER: each[0]}
     scores = {
-        part: runs.score_all(info.kind, table.y[index], mean[index], info.tasks)
+        which + part: runs.score_all(info.kind, table.y[index], prediction[index], info.tasks)
+        for which, prediction in judged.items()
         for part, index in (("valid", split.valid), ("test", split.test))
     }
     if prepared.problem is not None:

@@ -120,6 +120,41 @@ def test_runs_of_several_recipes_are_several_models(run, tmp_path):
     assert named == [("molsam tiny-1", 1), ("molsam big", 2), ("molsam tiny-1", 0)]
 
 
+def test_an_ensemble_stands_beside_its_first_member(tmp_path):
+    found = compared([0])
+    with tiny.undrawn():
+        one, three = (
+            fit(tiny.recipe(members=m), tiny.regression(), out=tmp_path / str(m)) for m in (1, 3)
+        )
+    ensemble, first = comparison.run_rows(found, [three])
+    (alone,) = comparison.run_rows(found, [one])
+    assert (ensemble.model, first.model) == ("molsam x3", "molsam")
+    assert (first.valid, first.test) == (alone.valid, alone.test)
+    assert ensemble.test == pytest.approx(three.scores["test"]["rmse"]["mean"], rel=1e-5)
+    assert ensemble.test != first.test
+    assert 0 < first.seconds < ensemble.seconds
+
+
+def test_runs_are_recorded_by_what_was_trained(run, tmp_path):
+    found, path = compared([1]), tmp_path / "scores.csv"
+    (forest,) = baseline_rows(found, ["rf"], path)
+    for _ in range(2):
+        comparison.record(found, [run], path)
+    kept, ours = comparison.read_rows(path)
+    assert kept == forest
+    assert ours.model == f"molsam {comparison.recipe_digest(run.recipe)}"
+    assert ours.test == pytest.approx(run.scores["test"]["rmse"]["mean"], rel=1e-5)
+
+
+def test_a_recipe_is_told_apart_by_what_is_trained():
+    digest, recipe = comparison.recipe_digest, tiny.recipe()
+    protocols = {"data.split": "scaffold", "data.split_seed": 3, "data.targets": ("a",)}
+    others = {"optimizer.lr": 0.123, "data.descriptors": not recipe.data.descriptors, "members": 2}
+    assert digest(recipe.change(protocols | {"task": "esol"})) == digest(recipe)
+    assert len({digest(recipe.change({key: value})) for key, value in others.items()}) == 3
+    assert digest(recipe) not in {digest(recipe.change({k: v})) for k, v in others.items()}
+
+
 # Every fit once
 
 
@@ -139,7 +174,7 @@ def test_what_stands_in_the_csv_is_not_fitted_again(tmp_path, monkeypatch):
 
 def test_a_score_that_is_not_defined_survives_the_csv(tmp_path):
     row = compared([0]).row(0, "rf", valid=math.nan, test=1.5, seconds=0.1, versions="a 1, b 2")
-    comparison.add_row(tmp_path / "b.csv", row)
+    comparison.add_rows(tmp_path / "b.csv", [row])
     (read,) = comparison.read_rows(tmp_path / "b.csv")
     assert math.isnan(read.valid)
     assert read._replace(valid=0.0) == row._replace(valid=0.0)
@@ -171,7 +206,7 @@ def test_a_killed_comparison_goes_on(where, tmp_path, whole):
 def add_many(path: Path, model: str, row: Row, barrier) -> None:
     barrier.wait(timeout=60)
     for seed in range(20):
-        comparison.add_row(path, row._replace(model=model, seed=seed))
+        comparison.add_rows(path, [row._replace(model=model, seed=seed)])
 
 
 def test_processes_add_rows_at_once(tmp_path):
@@ -280,7 +315,7 @@ def test_differences_without_spread():
 
 
 def rows_of(found: Comparison, model: str, scores: dict[int, float]) -> list[Row]:
-    fixed = {"valid": 0.5, "seconds": 1.0, "versions": ""}
+    fixed = {"valid": 0.5, "seconds": 1.0, "versions": "", "date": "2026-01-31"}
     return [found.row(seed, model, test=test, **fixed) for seed, test in scores.items()]
 
 
@@ -293,7 +328,7 @@ def test_pairs_by_seed(better):
     ours = rows_of(found, "molsam", {0: 1.0, 1: 2.0, 2: 1.0})
     forest = rows_of(found, "rf", {0: 1.0 - sign * 0.3, 1: 2.0 + sign * 0.1, 2: 1.0 - sign * 0.1})
     machine = rows_of(found, "svm-rbf", {0: 1.0 + sign, 2: 1.0 + sign})
-    own, rf, svm = comparison.summarize(found, [*ours, *forest, *machine])
+    own, rf, svm = comparison.summarize([*ours, *forest, *machine])
     assert (own.model, own.n, own.pairs) == ("molsam", 3, 0)
     assert (own.mean, own.sd) == (pytest.approx(4 / 3), pytest.approx(math.sqrt(1 / 3)))
     assert (rf.behind, rf.wins, rf.pairs) == (pytest.approx(-0.1), 2, 3)
@@ -301,23 +336,23 @@ def test_pairs_by_seed(better):
     assert rf.p == pytest.approx(comparison.corrected_t_test(np.array([-0.3, 0.1, -0.1]), ratio)[1])
     assert (svm.behind, svm.wins, svm.pairs, svm.n) == (pytest.approx(1.0), 0, 2, 2)
     title = {"lower": "RMSE", "higher": "R²"}[better]
-    assert list(comparison.verdicts(found, [own, rf, svm])) == [
+    assert list(comparison.verdicts(found.metric, [own, rf, svm])) == [
         f"random forest wins over molsam by 0.100 {title} on average, and on 2 of 3 seeds, "
         f"p = {rf.p:.2g}"
     ]
-    assert list(comparison.verdicts(found, [own, svm])) == [
+    assert list(comparison.verdicts(found.metric, [own, svm])) == [
         "molsam is ahead of SVM, RBF on average"
     ]
 
 
 def test_one_split_for_all_seeds_allows_no_test():
     found = compared(range(3), **{"data.split": "scaffold"})
-    assert not found.resampled
     rows = rows_of(found, "molsam", {0: 1.0, 1: 1.1}) + rows_of(found, "rf", {0: 0.8, 1: 1.0})
-    _, rf = comparison.summarize(found, rows)
+    assert not comparison.resampled(rows)
+    _, rf = comparison.summarize(rows)
     assert math.isnan(rf.p)
     assert rf.pairs == 2
-    (sentence,) = comparison.verdicts(found, [Summary("molsam", 2, 0, 0, 0), rf])
+    (sentence,) = comparison.verdicts(found.metric, [Summary("molsam", 2, 0, 0, 0), rf])
     assert sentence.endswith("on 2 of 2 seeds")
 
 
@@ -369,11 +404,15 @@ def test_the_command_beside_the_runs_it_finds(mine):
     again = compare(*words, "--json")
     assert again.err.count("svm-rbf") == 0
     report = json.loads(again.out)
-    with open("runs/baselines.csv", encoding="utf-8") as file:
+    with open("runs/scores.csv", encoding="utf-8") as file:
         written = list(csv.DictReader(file))
-    assert [row for row in report["rows"] if row["model"] != "molsam"] == [
-        {name: type(report["rows"][0][name])(text) for name, text in row.items()} for row in written
+    digest = comparison.recipe_digest(Run.load("runs/mine-1/seed-0").recipe)
+    expected = [
+        {**row, "model": f"molsam {digest}"} if row["model"] == "molsam" else row
+        for row in report["rows"]
     ]
+    typed = [{name: type(expected[0][name])(text) for name, text in row.items()} for row in written]
+    assert sorted(typed, key=str) == sorted(expected, key=str)
     tests = [Run.load(f"runs/mine-1/seed-{s}").scores["test"]["rmse"]["mean"] for s in range(3)]
     models = {model["model"]: model for model in report["models"]}
     assert models["molsam"]["mean"] == pytest.approx(np.mean(tests), rel=1e-5)
@@ -399,7 +438,7 @@ def test_a_baseline_that_does_not_serve_is_left_out(mine, monkeypatch):
     assert result.code == 0, result.err
     assert "svm-rbf is left out: it serves up to 50 molecules, not 60" in result.err
     assert "chemprop is left out: it is not installed" in result.err
-    assert [row.model for row in comparison.read_rows(Path("runs/baselines.csv"))] == ["rf"]
+    assert [row.model for row in comparison.read_rows(Path("runs/scores.csv"))] == ["rf"]
     shell.assert_refused(
         compare(*words, "--baselines", "chemprop"), "nothing is left to compare", "--baselines"
     )

@@ -35,8 +35,8 @@ def compare(
         typer.Option(help="Folder of a run or of repeats, again for more; what fits under runs/."),
     ] = None,
     out_file: Annotated[
-        Path, typer.Option("--out", help="CSV that results are added to and read from.")
-    ] = Path("runs/baselines.csv"),
+        Path, typer.Option("--out", help="CSV of scores; baselines are read from it too.")
+    ] = Path("runs/scores.csv"),
     data_dir: DataDir = None,
     processes: Processes = None,
     as_json: AsJson = False,
@@ -72,12 +72,13 @@ def compare(
     rows = [*comparison.run_rows(compared, beside), *made]
     if not rows:
         raise comparison.CompareError("nothing is left to compare; choose other --baselines")
-    summaries = comparison.summarize(compared, rows)
+    comparison.record(compared, beside, out_file)
+    summaries = comparison.summarize(rows)
     if as_json:
         out.print_json(data=_report(rows, summaries))
     else:
-        screen.say_comparison(compared, summaries)
-        out.print(f"baselines by seed: [bold]{escape(str(out_file))}[/]", soft_wrap=True)
+        screen.say_comparison(rows, summaries)
+        out.print(f"scores by seed: [bold]{escape(str(out_file))}[/]", soft_wrap=True)
 
 
 def seeds_of(text: str) -> list[int]:
