@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 DEMO := runs/demo
 
-.PHONY: demo test lint docs gpu clean
+.PHONY: demo test lint results gpu clean
 
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
@@ -21,6 +21,10 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict --quiet
+
+# The tables of docs/results.md and the evidence in recipes/, from docs/results/scores.csv.
+results: $(VENV)/.dev
+	$(BIN)/python docs/results/make.py
 
 # On a machine with CUDA, by the Python of .venv or $(PYTHON), with all that is installed there.
 gpu:

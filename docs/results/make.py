@@ -1,0 +1,164 @@
+"""Writes the tables of docs/results.md and the evidence in recipes/*.toml from scores.csv.
+
+`make results` runs it; a test checks that nothing it would write differs from what is there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from molsam.baselines import BASELINES
+from molsam.comparison import OURS, Row, Summary, read_rows, recipe_digest, summarize, verdicts
+from molsam.datasets import TASKS
+from molsam.metrics import METRICS
+from molsam.recipes import Recipe
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "results.md"
+RECIPES = HERE.parent.parent / "recipes"
+SCORES = HERE / "scores.csv"
+SEEDS = range(5)
+BEGIN, END = "<!-- tables: make results -->", "<!-- end of tables -->"
+EVIDENCE, LAST = "# Evidence, written by `make results`:", "# End of the evidence."
+
+PROTOCOLS = {"random 0.8/0.1/0.1": "random", "balanced_scaffold 0.8/0.1/0.1": "balanced_scaffold"}
+PAPER_PROTOCOL = "random 0.8/0.1/0.1"
+# CoMPT + GraphSAM in Table 1 of arXiv 2406.13137: one random split, five initial weights.
+PAPER = {
+    "esol": ".511 ± .018",
+    "lipophilicity": ".608 ± .007",
+    "bbbp": ".961 ± .012",
+    "clintox": ".937 ± .008",
+    "sider": ".645 ± .013",
+    "tox21": ".841 ± .004",
+}
+
+
+def main() -> None:
+    """Write what there is evidence for."""
+    rows = read_rows(SCORES)
+    PAGE.write_text(page(rows, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in sorted(RECIPES.glob("*.toml")):
+        path.write_text(recipe(rows, path, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def page(rows: Sequence[Row], text: str) -> str:
+    """The page with the tables of today's evidence."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    parts = [BEGIN, *(part for protocol in PROTOCOLS for part in section(rows, protocol)), END]
+    return before + "\n\n".join(parts) + after
+
+
+def section(rows: Sequence[Row], protocol: str) -> Iterator[str]:
+    """Title, table and verdicts of one protocol, where there are rows of it."""
+    found = {task: of_recipe(rows, task, protocol) for task in TASKS}
+    found = {task: chosen for task, chosen in found.items() if chosen}
+    if not found:
+        return
+    yield f"### {protocol}"
+    yield table(found, protocol)
+    yield "\n".join(verdict(task, chosen) for task, chosen in found.items())
+
+
+def of_recipe(rows: Sequence[Row], task: str, protocol: str) -> list[Row]:
+    """Rows of the shipped recipe of `task`, an ensemble's first, and of the baselines."""
+    ours = f"{OURS} {digest}" if (digest := digest_of(task)) else None
+    chosen = []
+    for row in rows:
+        if (row.task, row.protocol) != (task, protocol) or row.seed not in SEEDS:
+            continue
+        if row.model in BASELINES:
+            chosen.append(row)
+        elif ours and row.model.startswith(ours):
+            chosen.append(row._replace(model=row.model.replace(ours, OURS)))
+    return sorted(chosen, key=lambda row: (row.model in BASELINES, row.model == OURS))
+
+
+def digest_of(task: str) -> str | None:
+    """Of the shipped recipe, where there is one."""
+    path = RECIPES / f"{task}.toml"
+    return recipe_digest(Recipe.load(path)) if path.is_file() else None
+
+
+def table(found: dict[str, list[Row]], protocol: str) -> str:
+    """Tasks below each other, models beside each other, the best mean in bold."""
+    summaries = {task: {named(s.model): s for s in summarize(rows)} for task, rows in found.items()}
+    known = {name for each in summaries.values() for name in each}
+    names = ["one model", *sorted(n for n in known if n.startswith("ensemble"))]
+    names += [b.title for b in BASELINES.values() if b.title in known]
+    paper = ["the paper"] if protocol == PAPER_PROTOCOL else []
+    lines = [["", "", *names, *paper], ["---"] * (2 + len(names) + len(paper))]
+    for task, each in summaries.items():
+        metric = METRICS[found[task][0].metric]
+        best = (max if metric.greater_is_better else min)(s.mean for s in each.values())
+        cells = [cell(each.get(name), best) for name in names]
+        lines.append([task, metric.title, *cells, *(PAPER.get(task, "") for _ in paper)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(summary: Summary | None, best: float = math.nan) -> str:
+    """`.612 ± .034`, bold if best, with the number of seeds where these are not all."""
+    if summary is None:
+        return ""
+    mean = number(summary.mean)
+    text = f"**{mean}**" if summary.mean == best else mean
+    spread = f" ± {number(summary.sd)}" if summary.n > 1 else ""
+    return text + spread + (f" ({summary.n})" if summary.n != len(SEEDS) else "")
+
+
+def number(value: float) -> str:
+    """Three decimals, without the zero before them."""
+    return f"{value:.3f}".removeprefix("0")
+
+
+def verdict(task: str, rows: Sequence[Row]) -> str:
+    """What the differences mean, as `molsam compare` says it."""
+    if rows[0].model in BASELINES:
+        return f"- {task}: the recipe was not run."
+    return f"- {task}: {'; '.join(verdicts(rows[0].metric, summarize(rows)))}."
+
+
+def recipe(rows: Sequence[Row], path: Path, text: str) -> str:
+    """The recipe file with the evidence of today in its comments."""
+    lines = text.splitlines()
+    if EVIDENCE in lines:
+        start, end = lines.index(EVIDENCE), lines.index(LAST)
+        del lines[start : end + 1]
+    else:
+        start = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    found = [line for protocol in PROTOCOLS for line in evidence(rows, path.stem, protocol)]
+    if found:
+        lines[start:start] = [EVIDENCE, *(f"#   {line}" for line in found), LAST]
+    return "\n".join(lines) + "\n"
+
+
+def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
+    """Scores of the recipe and of the baselines, time, versions, date and commands."""
+    chosen = of_recipe(rows, task, protocol)
+    ours = [row for row in chosen if row.model == chosen[0].model]
+    if not ours or ours[0].model in BASELINES:
+        return
+    seeds = ", ".join(str(row.seed) for row in ours)
+    how = f"{task} --split {PROTOCOLS[protocol]}"
+    yield f"{protocol}, seeds {seeds}: test {METRICS[ours[0].metric].title}, mean ± deviation"
+    for summary in summarize(chosen):
+        yield f"  {named(summary.model)}: {cell(summary)}"
+    seconds = sum(row.seconds for row in ours) / len(ours)
+    yield f"  {seconds:.0f} s of training a run; {ours[0].versions}; {max(r.date for r in ours)}"
+    yield f"  molsam train {how} --repeats {len(ours)} --out runs/{task}"
+    yield f"  molsam compare {how} --runs runs/{task} --out docs/results/scores.csv"
+
+
+def named(model: str) -> str:
+    """`molsam x5` -> ensemble of 5; a baseline by its title."""
+    if model in BASELINES:
+        return BASELINES[model].title
+    members = model.removeprefix(OURS).removeprefix(" x")
+    return f"ensemble of {members}" if members else "one model"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The results page, the recipes' evidence and the CSV agree; what makes them says what is there."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from molsam.comparison import Row, read_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = importlib.util.spec_from_file_location("make", ROOT / "docs" / "results" / "make.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+make = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(make)
+
+RECIPES = sorted(make.RECIPES.glob("*.toml"))
+PROTOCOL = make.PAPER_PROTOCOL
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return read_rows(make.SCORES)
+
+
+def row(model: str, seed: int, test: float, task: str = "esol", metric: str = "rmse") -> Row:
+    own = make.digest_of(task)
+    named = model.replace("molsam", f"molsam {own}")
+    return Row(task, PROTOCOL, f"s{seed}", seed, named, metric, 0, test, 90, 10, 7, "v 1", "d")
+
+
+OURS = [row("molsam x2", s, 0.5 + s / 10) for s in range(5)]
+ALONE = [row("molsam", s, 0.6 + s / 10) for s in range(5)]
+FOREST = [row("rf", s, 0.4 + s / 10) for s in range(2)]
+OTHER = [row("molsam", 0, 0.1)._replace(model="molsam 00000000")]
+
+
+def test_the_page_is_that_of_the_evidence(rows):
+    text = make.PAGE.read_text(encoding="utf-8")
+    assert make.page(rows, text) == text, "make results"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_carry_the_evidence(rows, path):
+    text = path.read_text(encoding="utf-8")
+    assert make.recipe(rows, path, text) == text, "make results"
+
+
+def test_the_evidence_holds_each_fit_once(rows):
+    assert len({row.key for row in rows}) == len(rows)
+    assert len({(row.task, row.protocol, row.seed, row.split) for row in rows}) == len(
+        {(row.task, row.protocol, row.seed) for row in rows}
+    ), "two splits for one seed"
+
+
+def test_the_table_shows_means_spreads_and_the_best():
+    text = make.page([*OURS, *ALONE, *FOREST, *OTHER], f"a{make.BEGIN}old{make.END}b")
+    assert text.startswith("a")
+    assert text.endswith("b")
+    assert "old" not in text
+    assert "| esol | RMSE | .800 ± .158 | .700 ± .158 | **.450** ± .071 (2) | .511 ± .018 |" in text
+    assert "|  |  | one model | ensemble of 2 | random forest | the paper |" in text
+    assert "- esol: random forest wins over molsam x2 by 0.100 RMSE" in text
+
+
+def test_a_recipe_that_was_not_run_says_so():
+    assert "- esol: the recipe was not run." in make.page(FOREST, make.BEGIN + make.END)
+    path = make.RECIPES / "esol.toml"
+    assert make.EVIDENCE not in make.recipe([*FOREST, *OTHER], path, "# title\n\ntask = 'esol'\n")
+
+
+def test_evidence_is_replaced_not_added():
+    path, first = make.RECIPES / "esol.toml", "# title\n\ntask = 'esol'\n"
+    once = make.recipe([*OURS, *ALONE], path, first)
+    assert "#     ensemble of 2: .700 ± .158\n" in once
+    assert "#     7 s of training a run; v 1; d\n" in once
+    assert once.startswith("# title\n")
+    assert once.endswith("\n\ntask = 'esol'\n")
+    assert make.recipe([*OURS, *ALONE], path, once) == once
+    assert make.recipe(FOREST, path, once) == first
