@@ -122,6 +122,18 @@ STUDIES = {
         },
         first_seed=1000,
     ),
+    "defaults": Study(
+        about="what the default recipe takes, at its full size",
+        tasks=("esol", "clintox", "bace", "bbbp", "freesolv"),
+        common={"data.fractions": (0.8, 0.19, 0.01)},
+        variants={
+            "width 256": {},
+            "fingerprints": {"fingerprints": True},
+            "fingerprints, width 128": {"fingerprints": True, "width": 128},
+            "fingerprints, dropout .1": {"fingerprints": True, "dropout": 0.1},
+        },
+        first_seed=1000,
+    ),
 }
 
 
