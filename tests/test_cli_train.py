@@ -150,6 +150,11 @@ def test_progress_of_an_ensemble_names_its_model(mine, tmp_path):
     )  # fmt: skip
     lines = [line.split("  ")[0] for line in result.err.splitlines() if line.startswith("model")]
     assert lines == [f"model {m}/2 epoch {e}/20" for m in (1, 2) for e in range(2, 21, 2)]
+    scores = Run.load(tmp_path / "run").scores
+    both = [scores[part]["rmse"]["mean"] for part in ("test", "first member, test")]
+    assert both[0] != both[1]
+    assert re.search(columns("test", f"{both[0]:.3f}"), result.out)
+    assert re.search(columns("first member alone, test", f"{both[1]:.3f}"), result.out)
 
 
 def test_a_forest_beside(mine, tmp_path):
