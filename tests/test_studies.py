@@ -45,9 +45,12 @@ def run(study: Study, folder: Path, **options: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("study", studies.STUDIES.values(), ids=studies.STUDIES)
 def test_the_recipes_of_the_studies_are_valid_and_differ(study):
-    recipes = [study.recipe(variant) for variant in study.variants]
-    assert all(recipes[i] != recipes[j] for i in range(len(recipes)) for j in range(i))
     assert set(study.tasks) <= set(datasets.TASKS)
+    for task in study.tasks:
+        recipes = [study.recipe(task, variant) for variant in study.variants]
+        assert all(recipes[i] != recipes[j] for i in range(len(recipes)) for j in range(i))
+    folders = {studies.run_folder(Path(), "t", variant, 0) for variant in study.variants}
+    assert len(folders) == len(study.variants)
 
 
 def test_every_cell_once_with_what_its_history_says(tmp_path):
