@@ -246,18 +246,18 @@ def row_text(row: dict[str, Any]) -> str:
 
 
 def say_summary(title: str, cells: list[dict[str, Any]]) -> None:
-    """A study's cells as a table; what is not a number is left blank."""
-    table = Table(*(name for name in cells[0]), box=None)
+    """Mean and spread of a study's cells."""
+    table = Table("task", "variant", "mean", "std", "n", box=None)
     for cell in cells:
-        table.add_row(*(_cell_text(value) for value in cell.values()))
+        table.add_row(
+            cell["task"],
+            cell["variant"],
+            f"{cell['mean']:.4g}",
+            f"{cell['std']:.2g}",
+            str(cell["n"]),
+        )
     out.print(title)
     out.print(table)
-
-
-def _cell_text(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4g}"
-    return escape(str(value))
 
 
 def say_fit(row: Row) -> None:

@@ -7,10 +7,10 @@
       gains.csv, costs.csv, gains.png       where variants are scored beside a reference
 
 `plans` names the studies, `running` trains them and writes the tables, `rows` reads runs,
-`sharpness` and `gains` say what they mean.
+`sharpness` and `pairing` say what they mean.
 """
 
-from .gains import costs, draw_gains, gains, pair, verdicts
+from .pairing import costs, draw_gains, gains, pair, verdicts
 from .plans import STUDIES, Contest, Study, StudyError, find
 from .rows import history, row_of, summarize, write_rows
 from .running import Conclusion, conclude, finished_runs, run_folder, run_study

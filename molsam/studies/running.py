@@ -12,7 +12,7 @@ from filelock import FileLock
 from .. import datasets, training
 from ..files import sealed
 from ..runs import Run
-from .gains import costs, draw_gains, gains, verdicts
+from .pairing import costs, draw_gains, gains, verdicts
 from .plans import Contest, Study, StudyError
 from .rows import Rows, Runs, summarize, write_rows
 from .sharpness import compare_sharpness, draw_sharpness
@@ -110,21 +110,16 @@ def _summaries(rows: Rows, runs: Runs, folder: Path) -> dict[str, Rows]:
 
 
 def _conclude_contest(study: Contest, rows: Rows, folder: Path) -> Conclusion:
-    valid, test = (gains(rows, study.reference, by) for by in ("valid", "test"))
-    spent = costs(rows)
-    parts = {"valid": valid, "test": test}
+    parts = {by: gains(rows, study.reference, by) for by in ("valid", "test")}
     write_rows([{"part": by, **cell} for by in parts for cell in parts[by]], folder / "gains.csv")
-    write_rows(spent, folder / "costs.csv")
+    write_rows(costs(rows), folder / "costs.csv")
     draw_gains(rows, study.reference, folder / "gains.png")
-    beside = f"and how far ahead of {study.reference}"
-    return Conclusion(
-        {
-            f"best validation score ({_metrics(rows)}), {beside}": valid,
-            f"test score of the weights kept, {beside}": test,
-            "means over seeds, sharpness after the last epoch": spent,
-        },
-        verdicts(test, study.reference),
-    )
+    summaries = {
+        f"best validation score ({_metrics(rows)})": parts["valid"],
+        "test score of the weights that were kept": parts["test"],
+        "top Hessian eigenvalue after the last epoch": summarize(rows, "sharpness"),
+    }
+    return Conclusion(summaries, verdicts(parts["test"], study.reference))
 
 
 def _metrics(rows: Rows) -> str:
