@@ -301,7 +301,7 @@ def test_sentences_tell_noise_from_more():
     assert a.startswith("a, RMSE beside adam: sam ahead by 0.5 (better on 3 of 3 seeds, p = 0.000")
     assert "msam behind by 0.033 (better on 1 of 3 seeds" in a
     assert a.endswith("More than noise (p < 0.05): sam.")
-    assert b.endswith("sam behind by 0.1 (better on 0 of 1 seeds). One seed says nothing of noise.")
+    assert b.endswith("sam behind by 0.1 (better on 0 of 1 seeds). Too little to tell from noise.")
     assert c.endswith("None of it is more than noise (p < 0.05).")
     assert all_.startswith("1 of 3 differences have p < 0.05;")
 

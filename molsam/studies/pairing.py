@@ -103,7 +103,7 @@ def _verdict(task: str, cells: Rows, reference: str) -> str:
     )
     noted = ", ".join(cell["variant"] for cell in cells if cell["p"] < LEVEL)
     if all(math.isnan(cell["p"]) for cell in cells):
-        close = "One seed says nothing of noise."
+        close = "Too little to tell from noise."
     elif noted:
         close = f"More than noise (p < {LEVEL}): {noted}."
     else:
