@@ -38,6 +38,7 @@ def pair(rows: Rows, reference: str, by: str) -> Pairs:
 
 
 def metric_of(rows: Rows, task: str) -> str:
+    """What the scores of a task are measured by."""
     return next(row["metric"] for row in rows if row["task"] == task)
 
 

@@ -32,12 +32,15 @@ class Study:
     first_seed: int = 0
 
     def recipe(self, task: str, variant: str) -> Recipe:
+        """What is trained on `task`."""
         return self.change(Recipe(), variant)
 
     def change(self, recipe: Recipe, variant: str) -> Recipe:
+        """`recipe` with what holds for all and what is the variant's own."""
         return recipe.change({**self.common, **self.variants[variant]})
 
     def row(self, run: Run) -> dict[str, Any]:
+        """What the tables say of a run."""
         return row_of(run)
 
 

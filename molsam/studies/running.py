@@ -57,6 +57,7 @@ def _chosen(study: Study, tasks: Sequence[str] | None) -> Sequence[str]:
 
 
 def run_folder(folder: Path, task: str, variant: str, seed: int) -> Path:
+    """Where a study in `folder` has this run."""
     return folder / task / variant.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
 
 
