@@ -357,10 +357,10 @@ def averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
 
 
 def start_epoch(member: Member, choices: OptimizerConfig) -> None:
-    """The optimizer's part of a new epoch: the radius of eq. 4, and the epoch's anchor."""
+    """The optimizer's part of a new epoch: the radius of eq. 4, and its anchor, if any."""
     if member.rho is not None and member.epoch > 0:
         member.rho.step()
-    choices.start_epoch(member.optimizer)
+    choices.start_epoch(member.optimizer, member.epoch)
 
 
 def diagnostics(member: Member, choices: OptimizerConfig) -> Diagnostics | None:

@@ -51,6 +51,7 @@ from .optim import (
 HERE = Path(__file__).resolve().parent
 FOLDER = next(p for p in (HERE / "_recipes", HERE.parent / "recipes", HERE) if p.is_dir())
 
+Epochs = Annotated[str, Field(pattern=r"^([2-9]|[1-9][0-9]+) epochs$")]
 ModelConfig = Annotated[CoMPTConfig | GraphTransformerConfig, Field(discriminator="name")]
 
 
@@ -128,9 +129,10 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(default=1e-2, ge=0)
     rho: float = Field(default=0.002, ge=0, description="radius of the perturbation")
     beta: float = Field(default=0.9, ge=0, lt=1, description="graphsam: smoothing of the average")
-    reuse_interval: PositiveInt | Literal["epoch"] = Field(
+    reuse_interval: PositiveInt | Literal["epoch", "never"] | Epochs = Field(
         default="epoch",
-        description="graphsam, samk, looksam: steps from anchor to anchor, or one an epoch",
+        description="graphsam, samk, looksam: steps from anchor to anchor; epoch, '2 epochs' and "
+        "so on; never: the first step's anchor serves for good",
     )
     normalize_anchor: bool = Field(default=False, description="graphsam")
     alpha: float = Field(default=0.7, ge=0, description="looksam: weight of the reused part")
@@ -160,14 +162,18 @@ class OptimizerConfig(Section):
         return self
 
     @property
-    def anchors_each_epoch(self) -> bool:
-        """Whether the first step of every epoch is to be an anchor step."""
+    def anchor_epochs(self) -> int | None:
+        """Of how many epochs one begins with an anchor step; None where epochs have no say."""
         _, options = POLICIES.get(self.name, (None, ()))
-        return "reuse_interval" in options and self.reuse_interval == "epoch"
+        interval = self.reuse_interval
+        if "reuse_interval" not in options or isinstance(interval, int) or interval == "never":
+            return None
+        return 1 if interval == "epoch" else int(interval.split()[0])
 
-    def start_epoch(self, optimizer: Optimizer) -> None:
-        """Ask for the anchor of a new epoch, where there is one an epoch."""
-        if isinstance(optimizer, SAMk) and self.anchors_each_epoch:
+    def start_epoch(self, optimizer: Optimizer, epoch: int) -> None:
+        """Ask for the anchor of `epoch`, counted from 0, where it begins with one."""
+        every = self.anchor_epochs
+        if isinstance(optimizer, SAMk) and every is not None and epoch % every == 0:
             optimizer.request_anchor()
 
     def rho_schedule(self, optimizer: Optimizer) -> RhoSchedule | None:
@@ -188,7 +194,7 @@ class OptimizerConfig(Section):
             return base
         policy, names = POLICIES[self.name]
         options = self.model_dump() | {"steps": steps, "seed": seed}
-        if self.reuse_interval == "epoch":
+        if isinstance(self.reuse_interval, str):
             options["reuse_interval"] = None
         start = self.start if isinstance(self.start, int) else round(self.start * steps)
         chosen = {name: options[name] for name in names}

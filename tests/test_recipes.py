@@ -55,7 +55,7 @@ OPTIMIZERS = st.fixed_dictionaries(
         "weight_decay": st.floats(0, 1e300),
         "rho": st.floats(0, 1e300),
         "beta": st.floats(0, 1, exclude_max=True),
-        "reuse_interval": COUNT | st.just("epoch"),
+        "reuse_interval": COUNT | st.sampled_from(["epoch", "2 epochs", "12 epochs", "never"]),
         "normalize_anchor": st.booleans(),
         "alpha": st.floats(0, 1e300),
         "probability": st.floats(0, 1),
@@ -193,6 +193,7 @@ def test_an_empty_file_is_the_defaults_and_a_model_is_compt_unless_named(write):
         ("[optimizer]\nbeta = 1", "optimizer.beta: input should be less than 1, not 1"),
         ("[optimizer]\nreuse_interval = 0", "optimizer.reuse_interval: input should be greater"),
         ("[optimizer]\nreuse_interval = 'x'", "optimizer.reuse_interval: input should be a valid"),
+        ("[optimizer]\nreuse_interval = '0 epochs'", "optimizer.reuse_interval: input should be"),
         ("[optimizer]\nname = 'sum'", "optimizer.name: input should be 'graphsam', 'sam',"),
         ("[optimizer]\nstart = 1.5", "optimizer.start: "),
         ("[optimizer]\nstart = -1", "optimizer.start: "),
@@ -353,9 +354,16 @@ def test_every_policy_is_built(name):
     optimizer = config.build(torch.nn.Linear(3, 2), steps=100, seed=0)
     assert type(optimizer).__name__.lower() == name
     assert [group["rho"] for group in optimizer.param_groups] == [0.5]
-    assert config.anchors_each_epoch == (name in ("graphsam", "samk", "looksam"))
-    every = config.model_copy(update={"reuse_interval": 5})
-    assert not every.anchors_each_epoch
+    anchored = name in ("graphsam", "samk", "looksam")
+    for interval, epochs in {
+        "epoch": 1,
+        "2 epochs": 2,
+        "12 epochs": 12,
+        "never": None,
+        5: None,
+    }.items():
+        every = OptimizerConfig.model_validate({"name": name, "reuse_interval": interval})
+        assert every.anchor_epochs == (epochs if anchored else None)
 
 
 @pytest.mark.parametrize(("start", "step"), [(0, 0), (30, 30), (0.25, 50), (0.999, 200)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from scipy import stats
 from typer.testing import CliRunner
 
-from molsam import datasets, studies, training
+from molsam import Recipe, datasets, studies, training
 from molsam.cli import app
-from molsam.studies import Study
+from molsam.splits import PARTS
+from molsam.studies import Contest, Study, StudyError
+
+TABLES = {"esol": tiny.regression(), "bace": tiny.binary()}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -27,8 +32,7 @@ def _undrawn() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables of `tiny` in place of the tasks."""
-    tables = {"esol": tiny.regression(), "bace": tiny.binary()}
-    monkeypatch.setattr(datasets, "load", lambda name, **_: tables[name])
+    monkeypatch.setattr(datasets, "load", lambda name, **_: TABLES[name])
 
 
 STUDY = Study(
@@ -45,9 +49,12 @@ def run(study: Study, folder: Path, **options: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("study", studies.STUDIES.values(), ids=studies.STUDIES)
 def test_the_recipes_of_the_studies_are_valid_and_differ(study):
-    recipes = [study.recipe(variant) for variant in study.variants]
-    assert all(recipes[i] != recipes[j] for i in range(len(recipes)) for j in range(i))
     assert set(study.tasks) <= set(datasets.TASKS)
+    for task in study.tasks:
+        recipes = [study.recipe(task, variant) for variant in study.variants]
+        assert all(recipes[i] != recipes[j] for i in range(len(recipes)) for j in range(i))
+    folders = {studies.run_folder(Path(), "t", variant, 0) for variant in study.variants}
+    assert len(folders) == len(study.variants)
 
 
 def test_every_cell_once_with_what_its_history_says(tmp_path):
@@ -135,3 +142,195 @@ def test_a_study_that_is_not_there():
     result = CliRunner().invoke(app, ["study", "sharpnes"])
     words = "no study 'sharpnes'; there are sharpness, anchor, stand-in, levers"
     assert words in str(result.exception)
+
+
+# Contests: variants beside a reference, on the recipes of the tasks
+
+SHORT = {**tiny.SMALL, "training.epochs": 4, "model.dropout": 0.0}
+CONTEST = Contest(
+    about="for tests",
+    tasks=("esol", "bace"),
+    common=SHORT,
+    variants={
+        "adam": {"optimizer.name": "none"},
+        "sam": {"optimizer.name": "sam"},
+        "graphsam": {"optimizer.name": "graphsam"},
+        "sam, half the epochs": {"optimizer.name": "sam"},
+    },
+    lengths={"sam, half the epochs": 0.5},
+    reference="adam",
+)
+CONTESTS = {name: study for name, study in studies.STUDIES.items() if isinstance(study, Contest)}
+
+
+@pytest.fixture(scope="module")
+def two_calls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[pd.DataFrame], str]:
+    """The folder of a contest after a call for each task, its rows after each, what was said."""
+    out, tables, said = tmp_path_factory.mktemp("contest"), [], ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", lambda name, **_: TABLES[name])
+        patch.setitem(studies.STUDIES, "tiny", CONTEST)
+        for task, seeds in (("bace", "1"), ("esol", "2")):
+            words = ["study", "tiny", "--task", task, "--seeds", seeds, "--out", str(out)]
+            result = CliRunner().invoke(app, words)
+            assert result.exit_code == 0, result.output
+            tables.append(pd.read_csv(out / "rows.csv"))
+            said = result.stdout
+    return out, tables, said
+
+
+@pytest.mark.parametrize("study", CONTESTS.values(), ids=CONTESTS)
+def test_a_contest_holds_the_task_s_own_recipe_but_for_optimizer_and_length(study):
+    for task in study.tasks:
+        shipped, own = Recipe.load(task), {}
+        for variant in study.variants:
+            recipe = study.recipe(task, variant)
+            epochs = recipe.training.epochs
+            assert epochs == study.lengths.get(variant, 1) * shipped.training.epochs
+            assert recipe.training.sharpness_every == epochs
+            assert (recipe.optimizer.base, recipe.optimizer.weight_decay) == ("adam", 0.0)
+            assert recipe.optimizer.lr == shipped.optimizer.lr
+            assert (recipe.task, recipe.data) == (task, shipped.data)
+            fields = {"epochs": shipped.training.epochs, "sharpness_every": None}
+            assert recipe.change(fields).training == shipped.training
+            own[variant] = recipe.model
+        assert len(set(map(str, own.values()))) == 1
+        # what the t-test asks for: each seed splits anew
+        assert (shipped.data.split, shipped.data.split_seed) == ("random", None)
+
+
+def test_calls_for_one_task_each_leave_the_table_of_all(two_calls):
+    _, (first, both), _ = two_calls
+    assert set(first["task"]) == {"bace"}
+    assert list(both["task"]) == ["esol"] * 8 + ["bace"] * 4  # in the order of the study
+    assert not both.duplicated(["task", "variant", "seed"]).any()
+    again = both[both["task"] == "bace"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+
+
+def test_a_row_of_a_contest_says_what_its_run_says(two_calls):
+    out, (_, rows), _ = two_calls
+    for _, row in rows.iterrows():
+        folder = studies.run_folder(out, row["task"], row["variant"], row["seed"])
+        history = pd.read_csv(folder / "member-0" / "history.csv")
+        scores = json.loads((folder / "scores.json").read_text())
+        split = json.loads((folder / "split.json").read_text())
+        kept = history[history["epoch"] == row["best_epoch"]].iloc[0]
+        assert row["test"] == pytest.approx(scores["test"][row["metric"]]["mean"], rel=1e-5)
+        assert row["valid"] == pytest.approx(scores["valid"][row["metric"]]["mean"], rel=1e-5)
+        assert row["valid"] == pytest.approx(kept[f"valid_{row['metric']}"], rel=1e-5)
+        assert row["sharpness"] == pytest.approx(history["sharpness"].iloc[-1], rel=1e-5)
+        assert history["sharpness"].notna().sum() == 1
+        assert [row[f"n_{part}"] for part in PARTS] == [len(split[part]) for part in PARTS]
+
+
+def test_half_the_epochs_of_sam_take_as_many_gradients_as_adam(two_calls):
+    rows = two_calls[1][-1].set_index(["task", "seed", "variant"])
+    gradients, epochs = (rows[name].unstack("variant") for name in ("gradients", "epochs"))
+    assert (gradients["sam, half the epochs"] == gradients["adam"]).all()
+    assert (gradients["sam"] == 2 * gradients["adam"]).all()
+    assert (gradients["graphsam"] == gradients["adam"] + epochs["graphsam"]).all()
+    assert (2 * epochs["sam, half the epochs"] == epochs["adam"]).all()
+
+
+def test_the_tables_of_a_contest(two_calls):
+    out, (_, rows), said = two_calls
+    found = pd.read_csv(out / "gains.csv").set_index(["part", "task", "variant"])
+    assert len(found) == 2 * 2 * 4
+    esol = rows[rows["task"] == "esol"].set_index(["variant", "seed"])
+    for part in ("valid", "test"):
+        scores = esol[part].unstack("variant")
+        ahead = scores["adam"] - scores["sam"]  # an error: lower is better
+        assert found.loc[(part, "esol", "sam"), "ahead"] == pytest.approx(ahead.mean(), abs=1e-5)
+        assert found.loc[(part, "esol", "sam"), "pairs"] == 2
+        assert np.isnan(found.loc[(part, "esol", "adam"), "ahead"])
+    costs = pd.read_csv(out / "costs.csv").set_index(["task", "variant"])
+    assert costs.loc[("esol", "sam"), "sharpness"] == pytest.approx(
+        esol.loc["sam", "sharpness"].mean(), rel=1e-5
+    )
+    assert (out / "gains.png").read_bytes().startswith(b"\x89PNG")
+    assert "esol, RMSE beside adam: sam " in said
+    assert "bace, ROC-AUC beside adam: sam " in said
+
+
+def test_test_labels_are_scored_and_choose_nothing(two_calls, tmp_path, monkeypatch):
+    out = two_calls[0]
+    split = json.loads((out / "esol" / "adam" / "seed-0" / "split.json").read_text())
+    poisoned = TABLES["esol"].y.copy()
+    poisoned[split["test"]] += 100
+    tables = {"esol": replace(TABLES["esol"], y=poisoned)}
+    monkeypatch.setattr(datasets, "load", lambda name, **_: tables[name])
+    rows = run(CONTEST, tmp_path, tasks=["esol"], seeds=1)
+    before = two_calls[1][-1].query("task == 'esol' and seed == 0").reset_index(drop=True)
+    after, judged = pd.DataFrame(rows), ["test", "seconds"]
+    pd.testing.assert_frame_equal(
+        after.drop(columns=judged), before.drop(columns=judged), rtol=1e-5
+    )
+    assert (after["test"] > before["test"] + 50).all()
+
+
+def made_up(task: str, metric: str, scores: dict[str, list[float]]) -> list[dict[str, Any]]:
+    sizes = {"n_train": 80, "n_valid": 10, "n_test": 10}
+    return [
+        {"task": task, "variant": v, "seed": s, "metric": metric, "test": x, **sizes}
+        for v, values in scores.items()
+        for s, x in enumerate(values)
+    ]
+
+
+def test_gains_are_paired_by_seed_and_positive_where_better():
+    errors = made_up("a", "rmse", {"adam": [1.0, 2.0, 3.0], "sam": [0.9, 2.1, 2.5, 9.0]})
+    areas = made_up("b", "roc_auc", {"adam": [0.5], "sam": [0.4]})
+    plain, sam, _, one = studies.gains(errors + areas, "adam", "test")
+    ahead = np.array([0.1, -0.1, 0.5])
+    assert sam["ahead"] == pytest.approx(ahead.mean())
+    assert sam["ahead_std"] == pytest.approx(ahead.std(ddof=1))
+    assert (sam["n"], sam["wins"], sam["pairs"]) == (4, 2, 3)
+    t = ahead.mean() / np.sqrt((1 / 3 + 10 / 80) * ahead.var(ddof=1))
+    assert sam["p"] == pytest.approx(2 * stats.t.sf(t, 2))
+    assert one["ahead"] == pytest.approx(-0.1)
+    assert np.isnan(one["p"])
+    assert plain["pairs"] == 0
+
+
+def test_sentences_tell_noise_from_more():
+    sure = {"adam": [1.0, 2.0, 3.0], "sam": [0.5, 1.51, 2.49], "msam": [1.1, 1.9, 3.1]}
+    rows = made_up("a", "rmse", sure) + made_up("b", "roc_auc", {"adam": [0.5], "sam": [0.4]})
+    rows += made_up("c", "rmse", {"adam": [1.0, 2.0], "sam": [1.1, 1.8]})
+    a, b, c, all_ = studies.verdicts(studies.gains(rows, "adam", "test"), "adam")
+    assert a.startswith("a, RMSE beside adam: sam ahead by 0.5 (better on 3 of 3 seeds, p = 0.000")
+    assert "msam behind by 0.033 (better on 1 of 3 seeds" in a
+    assert a.endswith("More than noise (p < 0.05): sam.")
+    assert b.endswith("sam behind by 0.1 (better on 0 of 1 seeds). Too little to tell from noise.")
+    assert c.endswith("None of it is more than noise (p < 0.05).")
+    assert all_.startswith("1 of 3 differences have p < 0.05;")
+
+
+def test_the_picture_has_every_seed_as_a_dot(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(
+        "molsam.studies.pairing.save_figure", lambda figure, _: drawn.append(figure)
+    )
+    rows = made_up("a", "rmse", {"adam": [1.0, 2.0], "sam": [0.5, 2.5], "msam": [1.0, 1.0]})
+    rows += made_up("b", "roc_auc", {"adam": [0.5], "sam": [0.75]})
+    studies.draw_gains(rows, "adam", tmp_path / "gains.png")
+    (figure,) = drawn
+    dots = {
+        panel.get_title(): [
+            list(line.get_xdata()) for line in panel.lines if line.get_marker() == "o"
+        ]
+        for panel in figure.axes
+    }
+    assert dots == {"a": [[0.0, 1.0], [0.5, -0.5]], "b": [[], [0.25]]}
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["msam", "sam"]
+
+
+def test_a_task_that_a_study_has_not():
+    result = CliRunner().invoke(app, ["study", "ablations", "--task", "hiv"])
+    assert "this study has no task 'hiv'; it has esol, freesolv, bbbp" in str(result.exception)
+
+
+def test_a_finished_run_of_another_recipe_is_refused(two_calls):
+    other = replace(CONTEST, common={**SHORT, "optimizer.rho": 0.1})
+    with pytest.raises(StudyError, match=r"adam/seed-0 was trained by another recipe; choose"):
+        studies.conclude(other, two_calls[0])

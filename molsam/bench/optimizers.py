@@ -54,7 +54,7 @@ class Trainee(Entrant):
 
     def start_round(self) -> None:
         super().start_round()
-        self.choices.start_epoch(self.optimizer)
+        self.choices.start_epoch(self.optimizer, epoch=0)  # a round, like an epoch, has its anchor
 
     def step(self, item: Batch) -> None:
         def closure() -> Tensor:

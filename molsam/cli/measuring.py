@@ -17,7 +17,16 @@ bench_app = typer.Typer(help="Measure what the parts cost on this machine.", no_
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="sharpness, anchor, stand-in or levers.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="sharpness, anchor, stand-in, levers, optimizers, optimizers-graph-transformer "
+            "or ablations."
+        ),
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option(help="One of the study's, again for more; all if absent.")
+    ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for runs and tables; runs/study-NAME.")
     ] = None,
@@ -25,19 +34,22 @@ def study(
     device: Device = "auto",
     data_dir: DataDir = None,
 ) -> None:
-    """Change one thing, hold everything else, over several seeds; the same command goes on."""
+    """Change one thing, hold everything else, over several seeds; the same command goes on.
+
+    Tables are of all finished runs in the folder, whichever command trained them.
+    """
     from .. import studies
 
     chosen = studies.find(name)
     folder = out_folder or Path("runs") / f"study-{name}"
-    rows, runs = [], {}
-    cells = studies.run_study(chosen, folder, seeds=seeds, data_dir=data_dir, device=device)
-    for row, run in cells:
-        rows.append(row)
-        runs[row["task"], row["variant"], row["seed"]] = run
+    how: dict[str, Any] = {"tasks": task, "seeds": seeds, "data_dir": data_dir, "device": device}
+    for row, _ in studies.run_study(chosen, folder, **how):
         err.print(screen.row_text(row), soft_wrap=True)
-    for title, summary in studies.conclude(rows, runs, folder).items():
+    found = studies.conclude(chosen, folder)
+    for title, summary in found.summaries.items():
         screen.say_summary(title, summary)
+    for sentence in found.sentences:
+        out.print(escape(sentence), soft_wrap=True)
     out.print(f"tables: [bold]{escape(str(folder))}[/]", soft_wrap=True)
 
 
