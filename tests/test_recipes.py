@@ -39,7 +39,7 @@ def model_tables(draw):
         "readout": draw(st.sampled_from(["gru", "mean", "sum"])),
         "join_dropout": draw(st.floats(0, 1, exclude_max=True)),
         "head_layers": draw(COUNT),
-        "head_width": draw(maybe(COUNT)),
+        "head_width": draw(COUNT | st.just("width")),
     }
     if draw(st.booleans()):
         kernel, norm = draw(st.sampled_from(["exp", "softmax"])), draw(st.sampled_from(NORMS))
@@ -78,7 +78,7 @@ TRAININGS = st.fixed_dictionaries(
         "patience": maybe(COUNT),
         "loss": maybe(st.sampled_from(["mse", "bce", "cross_entropy"])),
         "metric": maybe(TEXT),
-        "average": maybe(st.floats(0, 1, exclude_min=True, exclude_max=True)),
+        "average": st.floats(0, 1, exclude_max=True),
         "members": COUNT,
         "precision": st.sampled_from(["float32", "bfloat16"]),
         "compile": st.booleans(),
