@@ -339,14 +339,15 @@ class Trainer:
         )
 
 
-def averaged(model: nn.Module, decay: float | None) -> AveragedModel | None:
+def averaged(model: nn.Module, decay: float) -> AveragedModel | None:
     """a_n = a_{n-1} + max(1 - decay, 1 / n) (w_n - a_{n-1}), with w_n the weights after step n.
 
     The plain mean of the first 1 / (1 - decay) weights, an exponential average from then on, so
-    that it never leans on the weights that training started from. None without a `decay`.
+    that it never leans on the weights that training started from. A decay of 0, for which
+    a_n = w_n, needs none.
     Deviation: torch's own exponential average starts at w_1 with its whole weight.
     """
-    if decay is None:
+    if decay == 0:
         return None
 
     def update(average: Any, weights: Any, count: Any) -> None:

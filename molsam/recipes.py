@@ -240,12 +240,12 @@ class TrainingConfig(Section):
         default=False, description="weight positives by negatives / positives"
     )
     metric: str | None = Field(default=None, description="what validation selects by")
-    average: float | None = Field(
-        default=None,
-        gt=0,
+    average: float = Field(
+        default=0.0,
+        ge=0,
         lt=1,
         description="decay of a running average of the weights, which is then what is validated "
-        "and kept; .99 looks back a hundred steps",
+        "and kept; .99 looks back a hundred steps, 0 is the weights themselves",
     )
     members: int = Field(default=1, ge=1, description="models in the ensemble")
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -28,14 +28,13 @@ def write_predictions(run: Run, table: MoleculeTable, mean: np.ndarray) -> None:
     """
     import pandas as pd
 
-    frame = pd.DataFrame({"row": table.rows, "smiles": table.smiles})
+    columns = {"row": table.rows, "smiles": table.smiles}
     for t, (task, column) in enumerate(zip(table.tasks, run.columns(), strict=True)):
         y, predicted = table.y[:, t], mean[:, t]
         if table.classes:
             y, predicted = (class_names(z, table.classes) for z in (y, predicted.argmax(-1)))
-        frame[f"measured {task}"] = y
-        frame[f"predicted {column}"] = predicted
-    text = frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+        columns |= {f"measured {task}": y, f"predicted {column}": predicted}
+    text = pd.DataFrame(columns).to_csv(index=False, lineterminator="\n", float_format="%.6g")
     write_atomic(run.folder / "predictions.csv", text.encode())
 
 

@@ -141,17 +141,21 @@ DEFAULTS: dict[str, Range] = {
     "training.schedule": Choice(values=("one_cycle", "cosine", "noam", "constant")),
     "training.warmup": Float(low=0.0, high=0.4),
     "training.batch_size": Choice(values=(16, 32, 64, 128)),
+    "training.average": Choice(values=(0.0, 0.98, 0.99, 0.998)),
     "model.name": Choice(values=("compt", "graph_transformer")),
     "model.width": Choice(values=(64, 128, 256)),
     "model.depth": Int(low=1, high=6),
     "model.heads": Choice(values=(2, 4, 8)),
     "model.dropout": Float(low=0.0, high=0.5),
     "model.readout": Choice(values=("mean", "sum", "gru")),
+    "model.join_dropout": Float(low=0.0, high=0.5),
+    "model.head_width": Choice(values=("width", 128, 512)),
     "model.kernel": Choice(values=("exp", "softmax")),
     "model.feed_forward": Choice(values=(128, 256, 512)),
     "model.attention_dropout": Float(low=0.0, high=0.3),
     "data.featurizer": Choice(values=("compt", "canonical", "attentivefp")),
     "data.descriptors": Choice(values=(True, False)),
+    "data.fingerprints": Choice(values=(True, False)),
 }
 # What is predicted, from which rows, and how it is judged: the same in every trial.
 PROTOCOL = (
@@ -167,7 +171,8 @@ PROTOCOL = (
     "data.folds",
     "data.fractions",
 )
-FIRST = ("model.name", "optimizer.name", "optimizer.gamma")  # others depend on their values
+# Others depend on their values.
+FIRST = ("model.name", "model.head_layers", "optimizer.name", "optimizer.gamma")
 PERTURBATION = ("rho", "gamma", "rho_epochs", "start", "masks")
 OPTIONS = {name for _, names in POLICIES.values() for name in names} & set(
     SECTIONS["optimizer"].model_fields
@@ -234,8 +239,9 @@ class Space(Section):
     def suggest(self, trial: Suggest, recipe: Recipe) -> dict[str, Value]:
         """A value for each field that matters beside the others; `recipe` has those not searched.
 
-        `optimizer.rho_epochs` matters where `optimizer.gamma` is below 1, a model's own fields
-        where it is the model, a policy's own where it is the policy.
+        `optimizer.rho_epochs` matters where `optimizer.gamma` is below 1, `model.head_width` where
+        `model.head_layers` is above 1, a model's own fields where it is the model, a policy's own
+        where it is the policy.
         """
         chosen: dict[str, Value] = {}
         for key in sorted(self.ranges, key=lambda key: key not in FIRST):
@@ -265,6 +271,8 @@ def value_of(recipe: Recipe, key: str) -> Any:
 def _matters(key: str, value: Callable[[str], Any]) -> bool:
     """Whether a field does anything beside the values of the others."""
     section, field = key.split(".")
+    if field == "head_width":
+        return value("model.head_layers") > 1
     if section == "model":
         return field in MODEL_CONFIGS[value("model.name")].model_fields
     if section != "optimizer":

@@ -350,6 +350,7 @@ def test_the_head_has_a_width_of_its_own():
         (5, 5),
         (OUTPUTS, 5),
     ]
+    assert build("compt").head[0].out_features == SMALL["width"]
 
 
 @each_model

@@ -1,24 +1,33 @@
-"""Recipes: what is written is what is read, and what is wrong is named."""
+"""Recipes: what is written is what is read, what is wrong is named, and each task has one."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.optim import Adam, AdamW
 
-from molsam import recipes
+from molsam import datasets, fit, recipes
 from molsam.datasets import TASKS
+from molsam.epochs import loss_name, metric_name
+from molsam.losses import KINDS
 from molsam.models import CoMPTConfig, GraphTransformerConfig
 from molsam.optim import SAM, GraphSAM
 from molsam.recipes import OptimizerConfig, Recipe, RecipeError, parse_value
 
 NORMS = ("layer", "scale")
+# Tasks of which no copy was at hand.
+UNSEEN = [name for name, task in TASKS.items() if not any(task.editions.values())]
 SPLITS = ("random", "paper", "scaffold", "balanced_scaffold", "stratified", "k_fold")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 COUNT = st.integers(1, 10**6)
@@ -39,7 +48,7 @@ def model_tables(draw):
         "readout": draw(st.sampled_from(["gru", "mean", "sum"])),
         "join_dropout": draw(st.floats(0, 1, exclude_max=True)),
         "head_layers": draw(COUNT),
-        "head_width": draw(maybe(COUNT)),
+        "head_width": draw(COUNT | st.just("width")),
     }
     if draw(st.booleans()):
         kernel, norm = draw(st.sampled_from(["exp", "softmax"])), draw(st.sampled_from(NORMS))
@@ -78,7 +87,7 @@ TRAININGS = st.fixed_dictionaries(
         "patience": maybe(COUNT),
         "loss": maybe(st.sampled_from(["mse", "bce", "cross_entropy"])),
         "metric": maybe(TEXT),
-        "average": maybe(st.floats(0, 1, exclude_min=True, exclude_max=True)),
+        "average": st.floats(0, 1, exclude_max=True),
         "members": COUNT,
         "precision": st.sampled_from(["float32", "bfloat16"]),
         "compile": st.booleans(),
@@ -160,6 +169,43 @@ def test_shipped_recipes(name):
     recipe = Recipe.load(name)
     assert recipe.task == (None if name == "default" else name)
     assert recipe.task is None or recipe.task in TASKS
+
+
+def test_every_task_has_a_recipe_that_is_judged_as_moleculenet_judges_it():
+    assert set(recipes.names()) == {*TASKS, "default"}
+    for name, task in TASKS.items():
+        settings = Recipe.load(name).training
+        assert metric_name(settings, task.kind) == task.metric
+        assert KINDS[loss_name(settings, task.kind)] == task.kind
+
+
+def test_a_recipe_that_was_never_run_says_so():
+    headers = {name: recipes.find(name).read_text().partition("\n\n")[0] for name in TASKS}
+    assert {name for name, header in headers.items() if "Never run here." in header} == set(UNSEEN)
+
+
+@pytest.mark.filterwarnings("error::pandas.errors.PerformanceWarning")
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_table_with_the_columns_of_a_task_trains_by_its_recipe(name, tmp_path, monkeypatch):
+    task = TASKS[name]
+    columns = task.targets or tuple(f"assay {i}" for i in range(min(task.columns, 128)))
+    smiles, draw = tiny.regression().smiles, np.random.default_rng(0)
+    y = draw.normal(size=(len(smiles), len(columns)))
+    if task.kind == "binary":
+        y = np.where(draw.random(y.shape) < 0.3, np.nan, y > 0)
+    frame = pd.DataFrame(y, columns=columns).convert_dtypes()
+    frame.insert(0, task.smiles, smiles)
+    heads = [column.removesuffix(".1") for column in frame]  # as QM8 is published
+    frame.to_csv(tmp_path / task.file, index=False, header=heads)
+    published = replace(task, editions={len(frame): None}, columns=len(columns))
+    monkeypatch.setitem(TASKS, name, published)
+    recipe = Recipe.load(name)
+    small = recipe.change({"epochs": 1, "width": 8, "depth": 1, "heads": 1})
+    with tiny.undrawn():
+        run = fit(small, datasets.load(name, data_dir=tmp_path), out=tmp_path / "run")
+    assert math.isfinite(run.scores["valid"][task.metric]["mean"])
+    assert run.info.tasks == columns
+    assert tiny.history(run).columns.str.fullmatch(f"valid_{task.metric}").sum() == 1
 
 
 def test_the_default_recipe_is_the_defaults():

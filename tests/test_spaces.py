@@ -65,6 +65,8 @@ def test_every_suggestion_of_the_default_space_makes_a_recipe_within_its_ranges(
     assert ("optimizer.rho" in chosen) == ("optimizer.gamma" in chosen) == (policy != "none")
     decays = policy != "none" and recipe.optimizer.gamma < 1
     assert ("optimizer.rho_epochs" in chosen) == decays
+    for name in ("model.join_dropout", "model.head_width", "data.fingerprints", "training.average"):
+        assert name in chosen
     others = {"model.kernel": "compt", "model.feed_forward": "graph_transformer"}
     for name, model in others.items():
         assert (name in chosen) == (recipe.model.name == model)
@@ -92,6 +94,23 @@ def test_a_policy_that_is_searched_takes_its_own_fields_with_it():
     assert suggested(sam, Recipe()) == {"optimizer.name", "optimizer.rho"}
     none = space.change({"optimizer.name": ["none", "sam"]})
     assert suggested(none, Recipe()) == {"optimizer.name"}
+
+
+def test_the_width_of_the_head_matters_where_the_head_has_a_layer_within():
+    space = EMPTY.change({"head_width": ["width", 8], "head_layers": [1, 2]})
+    assert suggested(space, Recipe()) == {"model.head_layers"}
+    both = {"model.head_layers", "model.head_width"}
+    assert suggested(space.change({"head_layers": [2, 1]}), Recipe()) == both
+    alone = space.change({"head_layers": {}})
+    assert suggested(alone, Recipe()) == {"model.head_width"}
+    assert suggested(alone, Recipe().change({"head_layers": 1})) == set()
+
+
+def test_budgets_are_searched_where_a_space_says_so_alone():
+    entries = {"epochs": [10, 20], "members": {"low": 1, "high": 3}}
+    space = EMPTY.change(entries)
+    assert not set(space.ranges) & set(DEFAULTS)
+    assert suggested(space, Recipe()) == {"training.epochs", "training.members"}
 
 
 @given(st.data())
@@ -122,6 +141,7 @@ def test_the_recipe_s_own_values_are_inside_where_the_ranges_hold_them():
     own = Space().inside(Recipe())
     assert own["optimizer.lr"] == Recipe().optimizer.lr
     assert own["data.descriptors"] is True
+    assert (own["training.average"], own["model.head_width"]) == (0.0, "width")
     assert "model.feed_forward" not in own  # CoMPT has none
     assert "model.width" not in Space().inside(Recipe().change({"width": 20}))
     for name in Space().inside(tiny.recipe()):

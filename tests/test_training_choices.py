@@ -196,6 +196,13 @@ def test_an_average_looks_and_does_not_touch(reference, tmp_path):
     assert tiny.history(run)["loss"].equals(tiny.history(reference)["loss"])
 
 
+def test_an_average_without_a_past_is_the_weights_themselves(reference, tmp_path):
+    run = fit(tiny.recipe(average=1e-12), tiny.regression(), out=tmp_path / "run")
+    assert tiny.history(run).equals(tiny.history(reference))
+    assert tiny.same_weights(run, reference)
+    assert reference.recipe.training.average == 0
+
+
 @pytest.mark.parametrize("name", ["graphsam", "samone", "msam"])
 def test_diagnostics_look_and_do_not_touch(name, tmp_path):
     fields = {"optimizer.name": name}

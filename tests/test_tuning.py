@@ -26,7 +26,16 @@ from shell import SMALL, assert_refused, molsam, write_table
 
 from molsam import MoleculeTable, Recipe, epochs, files, fit, training
 from molsam.recipes import DataConfig
-from molsam.tuning import FIRST_SEED, Objective, Study, TrialError, TuningError, storage, workers
+from molsam.tuning import (
+    FIRST_SEED,
+    Objective,
+    Study,
+    TrialError,
+    TuningError,
+    best,
+    storage,
+    workers,
+)
 
 FOUND = {"regression": "rmse", "binary": "roc_auc", "multiclass": "accuracy"}
 
@@ -58,6 +67,21 @@ def landscape(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_memory() -> optuna.storages.BaseStorage:
     """A storage that takes no time."""
     return optuna.storages.InMemoryStorage()
+
+
+def assert_trials_are_written(study: Study) -> pd.DataFrame:
+    """`trials.csv` is the table as of now, to six figures; a trial's row has all that it chose."""
+    written, table = pd.read_csv(study.folder / "trials.csv"), study.table()
+    assert list(written) == list(table)
+    assert list(written["trial"]) == [trial.number for trial in study.trials]
+    assert list(written["state"]) == [study.state(trial) for trial in study.trials]
+    for name in ("score", "seconds", *(c for c in table if c.startswith("split "))):
+        found, expected = (frame[name].to_numpy(float) for frame in (written, table))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for trial, (_, row) in zip(study.trials, written.iterrows(), strict=True):
+        chosen = {n: v for n, v in row[list(study.space.ranges)].items() if not pd.isna(v)}
+        assert chosen == trial.user_attrs.get("fields", {})
+    return written
 
 
 def score_of(recipe: Recipe, table: MoleculeTable, scratch: Path, repeat: int = 0) -> float:
@@ -340,6 +364,7 @@ def test_a_killed_study_ends_as_if_nothing_had_happened(name, killed, whole):
     study = tune(killed / name)
     assert outcome(study) == outcome(whole)
     assert Recipe.load(study.folder / "best.toml") == whole.best
+    assert_trials_are_written(study)
     assert [path.name for path in (study.folder / "workers").iterdir()] == ["claim.lock"]
 
 
@@ -409,13 +434,15 @@ def test_processes_share_a_study_and_end_the_trial_of_one_that_died(where, kille
     assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
     assert study.first is not None  # it was the trial of the recipe itself
     assert Recipe.load(study.folder / "best.toml") == study.best
+    assert set(assert_trials_are_written(study)["state"]) == {"complete"}
 
 
 def test_a_finished_study_is_returned_as_it_is_and_can_be_made_longer(landscape, tmp_path):
     study = tune(tmp_path / "study", trials=3)
-    before = (study.folder / "best.toml").stat().st_mtime_ns
+    left = [study.folder / name for name in ("best.toml", "trials.csv")]
+    before = [path.stat().st_mtime_ns for path in left]
     assert outcome(tune(tmp_path / "study", trials=3)) == outcome(study)
-    assert (study.folder / "best.toml").stat().st_mtime_ns == before
+    assert [path.stat().st_mtime_ns for path in left] == before
     longer = tune(tmp_path / "study", trials=6)
     assert outcome(longer) == outcome(tune(tmp_path / "whole", trials=6, storage=in_memory()))
 
@@ -520,6 +547,62 @@ def test_the_table_has_a_row_a_trial(whole, monkeypatch, tmp_path):
     assert table["optimizer.lr"].between(1e-4, 1e-2).all()
     assert np.allclose(table[["split 0", "split 1"]].mean(axis=1), table["score"])
     assert isinstance(table, pd.DataFrame)
+
+
+def test_the_trials_of_a_study_are_a_file(whole):
+    written = assert_trials_are_written(whole)
+    assert list(written) == [
+        "trial", "state", "score", "split 0", "split 1", *SPACE.ranges, "seconds", "reason",
+    ]  # fmt: skip
+    assert len(written) == TRIALS
+    cells = (whole.folder / "trials.csv").read_text().replace("\n", ",").split(",")
+    for trial in whole.trials:
+        assert {f"{score:.6g}" for score in whole.scores(trial).values()} <= set(cells)
+
+
+def test_trials_that_were_given_up_or_failed_are_in_the_file_too(landscape, monkeypatch, tmp_path):
+    score, words = Objective.score, 'out of memory, "at last"'
+
+    def failing(self: Objective, recipe: Recipe, repeat: int, *how: Any) -> float:
+        if recipe.model.width == 8:
+            raise TrialError(words)
+        return score(self, recipe, repeat, *how)
+
+    monkeypatch.setattr(Objective, "score", failing)
+    study = tune(tmp_path / "study", trials=12, repeats=3, storage=in_memory())
+    written = assert_trials_are_written(study).set_index("state")
+    assert set(written.index) == {"complete", "pruned", "failed"}
+    assert set(written.loc["failed", "reason"]) == {words}
+    assert written.loc["failed", "split 0"].isna().all()
+    assert written.loc["pruned", ["score", "split 2"]].isna().all(axis=None)
+    assert written.loc["complete", ["score", "split 2", "optimizer.lr"]].notna().all(axis=None)
+
+
+def test_a_study_that_failed_altogether_leaves_its_trials(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "train_members", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    written = assert_trials_are_written(tune(tmp_path / "study", trials=2))
+    assert written["reason"].tolist() == ["out of memory"] * 2
+
+
+def test_what_a_study_leaves_is_made_up_for_if_its_last_worker_was_stopped_before(
+    landscape, monkeypatch, tmp_path
+):
+    tune(tmp_path / "study", trials=2)
+    to_toml = best.to_toml
+
+    def stopped(study: Study, command: str) -> str:
+        if study.counts()["complete"] == 5:
+            raise KeyboardInterrupt
+        return to_toml(study, command)
+
+    monkeypatch.setattr(best, "to_toml", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tune(tmp_path / "study", trials=5, repeats=2)
+    monkeypatch.setattr(best, "to_toml", to_toml)
+    study = tune(tmp_path / "study", trials=5, repeats=2)
+    assert study.counts()["complete"] == 5
+    assert "5 complete" in (study.folder / "best.toml").read_text()
+    assert_trials_are_written(study)
 
 
 def test_what_is_no_study_is_refused(whole, tmp_path):

@@ -59,8 +59,7 @@ def _readout(model: CoMPT | GraphTransformer, atoms: int) -> int:
 
 
 def _head(model: CoMPT | GraphTransformer, count: int) -> int:
-    width = model.config.head_width or model.config.width
-    sizes = [model.embed_size, *[width] * (model.config.head_layers - 1)]
+    sizes = [model.embed_size, *[model.config.head_size] * (model.config.head_layers - 1)]
     ends = zip(sizes, [*sizes[1:], model.outputs], strict=True)
     return sum(_linear(count, inputs, outputs) for inputs, outputs in ends)
 

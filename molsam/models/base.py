@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from ..batches import Batch
@@ -37,7 +37,9 @@ class ModelConfig(BaseModel):
     head_layers: int = Field(
         default=2, ge=1, description="linear layers from molecule vector to outputs"
     )
-    head_width: int | None = Field(default=None, ge=1, description="of those between; D if absent")
+    head_width: PositiveInt | Literal["width"] = Field(
+        default="width", description="of those between; width: D"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:
@@ -48,6 +50,11 @@ class ModelConfig(BaseModel):
                 f"try width = {below + self.heads}"
             )
         return self
+
+    @property
+    def head_size(self) -> int:
+        """Width of the head between its first and its last layer."""
+        return self.width if self.head_width == "width" else self.head_width
 
 
 class MoleculeModel(nn.Module):
@@ -83,7 +90,7 @@ class MoleculeModel(nn.Module):
         self.join_dropout = nn.Dropout(config.join_dropout)
         self.head = head(
             self.embed_size,
-            config.head_width or config.width,
+            config.head_size,
             outputs,
             layers=config.head_layers,
             norm_name=norm_name,

@@ -34,7 +34,7 @@ from .workers import Worker, claim, live, queue_again, retry_dead
 if TYPE_CHECKING:
     import pandas as pd
 
-RECORD, BEST = "tune.json", "best.toml"
+RECORD, BEST, TRIALS = "tune.json", "best.toml", "trials.csv"
 # Worse than the best trial on each of two splits has p = 1/4, and is enough.
 PRUNE_BELOW = 0.3
 STATES = {
@@ -178,9 +178,15 @@ class Study:
             return optuna.importance.get_param_importances(self.optuna)
 
     def table(self) -> pd.DataFrame:
-        """One row a trial: number, state, score, one score a split, fields, seconds, reason."""
+        """One row a trial: number, state, score, one score a split, fields, seconds, reason.
+
+        The columns are the same from the first trial to the last: every split, and every field that
+        is searched. A cell is empty where a trial had no such split or field.
+        """
         import pandas as pd
 
+        splits = [f"split {repeat}" for repeat in range(self.request.repeats)]
+        columns = ["trial", "state", "score", *splits, *self.space.ranges, "seconds", "reason"]
         rows = [
             {
                 "trial": trial.number,
@@ -193,7 +199,7 @@ class Study:
             }
             for trial in self.trials
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=columns)
 
 
 def tune(
@@ -279,8 +285,7 @@ def tune(
                     break
                 if on_trial is not None:
                     on_trial(study, done)
-            if loop.number >= 0 or not (folder / BEST).is_file():
-                loop.write_best()  # the evidence counts all trials
+            loop.write_evidence()  # which counts all trials
     return study
 
 
@@ -351,15 +356,22 @@ class Loop:
     def _finished(self) -> FrozenTrial:
         done = self.study.optuna.trials[self.number]
         if done.state == TrialState.COMPLETE and self.study.best_trial.number == done.number:
-            self.write_best()
+            self.write_evidence()
         return done
 
-    def write_best(self) -> None:
-        """`best.toml` as of now, if a trial is complete."""
-        study = self.study
+    def write_evidence(self) -> None:
+        """`best.toml`, if a trial is complete, and `trials.csv`, if they are not as of now.
+
+        The table comes last: where it is as of now, so is the recipe.
+        """
+        study, path = self.study, self.study.folder / TRIALS
         with claim(study.folder):
+            table = best.to_csv(study)
+            if path.is_file() and path.read_bytes() == table:
+                return
             if study.ranking():
                 write_atomic(study.folder / BEST, best.to_toml(study, self.command).encode())
+            write_atomic(path, table)
 
     def _listener(self, trial: int, repeat: int) -> epochs.Listener | None:
         tell, repeats = self.progress, self.study.request.repeats
