@@ -80,3 +80,18 @@ def test_evidence_is_replaced_not_added():
     assert once.endswith("\n\ntask = 'esol'\n")
     assert make.recipe([*OURS, *ALONE], path, once) == once
     assert make.recipe(FOREST, path, once) == first
+
+
+def test_evidence_tells_trials_and_the_test_parts_of_their_splits(tmp_path, monkeypatch):
+    monkeypatch.setattr(make, "TRIALS", tmp_path)
+    (tmp_path / "esol.csv").write_text(
+        "trial,state,seconds\n0,complete,1800\n1,pruned,900\n2,complete,900\n3,failed,\n"
+    )
+    tuned = [row("molsam", 1000 + s, 0.5 + s / 10) for s in range(3)]
+    path = make.RECIPES / "esol.toml"
+    text = make.recipe([*ALONE, *tuned], path, "# title\n\ntask = 'esol'\n")
+    trials = "4 trials (2 complete, 1 pruned, 1 failed) in 1.0 h: docs/results/tuning/esol.csv"
+    assert f"#   {trials}\n" in text
+    line = "test parts of the tuning's splits 1000, 1001, 1002: one model .600 ± .100 (3)"
+    assert f"#   {line}\n" in text
+    assert "#     one model: .800 ± .158\n" in text

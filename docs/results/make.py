@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,12 +16,15 @@ from molsam.comparison import OURS, Row, Summary, read_rows, recipe_digest, summ
 from molsam.datasets import TASKS
 from molsam.metrics import METRICS
 from molsam.recipes import Recipe
+from molsam.tuning.objective import FIRST_SEED
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "results.md"
 RECIPES = HERE.parent.parent / "recipes"
 SCORES = HERE / "scores.csv"
+TRIALS = HERE / "tuning"
 SEEDS = range(5)
+TUNED_ON = range(FIRST_SEED, FIRST_SEED + 5)  # seeds of the splits of tuning
 BEGIN, END = "<!-- tables: make results -->", "<!-- end of tables -->"
 EVIDENCE, LAST = "# Evidence, written by `make results`:", "# End of the evidence."
 
@@ -63,12 +68,14 @@ def section(rows: Sequence[Row], protocol: str) -> Iterator[str]:
     yield "\n".join(verdict(task, chosen) for task, chosen in found.items())
 
 
-def of_recipe(rows: Sequence[Row], task: str, protocol: str) -> list[Row]:
+def of_recipe(
+    rows: Sequence[Row], task: str, protocol: str, seeds: Sequence[int] = SEEDS
+) -> list[Row]:
     """Rows of the shipped recipe of `task`, an ensemble's first, and of the baselines."""
     ours = f"{OURS} {digest}" if (digest := digest_of(task)) else None
     chosen = []
     for row in rows:
-        if (row.task, row.protocol) != (task, protocol) or row.seed not in SEEDS:
+        if (row.task, row.protocol) != (task, protocol) or row.seed not in seeds:
             continue
         if row.model in BASELINES:
             chosen.append(row)
@@ -129,7 +136,8 @@ def recipe(rows: Sequence[Row], path: Path, text: str) -> str:
         del lines[start : end + 1]
     else:
         start = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    found = [line for protocol in PROTOCOLS for line in evidence(rows, path.stem, protocol)]
+    found = [*searched(path.stem), *untouched(rows, path.stem)]
+    found += [line for protocol in PROTOCOLS for line in evidence(rows, path.stem, protocol)]
     if found:
         lines[start:start] = [EVIDENCE, *(f"#   {line}" for line in found), LAST]
     return "\n".join(lines) + "\n"
@@ -150,6 +158,26 @@ def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
     yield f"  {seconds:.0f} s of training a run; {ours[0].versions}; {max(r.date for r in ours)}"
     yield f"  molsam train {how} --repeats {len(ours)} --out runs/{task}"
     yield f"  molsam compare {how} --runs runs/{task} --out docs/results/scores.csv"
+
+
+def searched(task: str) -> Iterator[str]:
+    """How many trials chose the recipe, and how long they took."""
+    path = TRIALS / f"{task}.csv"
+    if path.is_file():
+        with path.open(encoding="utf-8") as file:
+            trials = list(csv.DictReader(file))
+        states = Counter(trial["state"] for trial in trials)
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        hours = sum(float(trial["seconds"] or 0) for trial in trials) / 3600
+        yield f"{len(trials)} trials ({counts}) in {hours:.1f} h: docs/results/tuning/{path.name}"
+
+
+def untouched(rows: Sequence[Row], task: str) -> Iterator[str]:
+    """Scores on the test parts of the splits of tuning, which no trial saw."""
+    ours = [r for r in of_recipe(rows, task, PAPER_PROTOCOL, TUNED_ON) if r.model not in BASELINES]
+    for summary in summarize(ours) if ours else ():
+        seeds = ", ".join(str(row.seed) for row in ours if row.model == summary.model)
+        yield f"test parts of the tuning's splits {seeds}: {named(summary.model)} {cell(summary)}"
 
 
 def named(model: str) -> str:
