@@ -149,6 +149,7 @@ DEFAULTS: dict[str, Range] = {
     "model.dropout": Float(low=0.0, high=0.5),
     "model.readout": Choice(values=("mean", "sum", "gru")),
     "model.join_dropout": Float(low=0.0, high=0.5),
+    "model.fingerprint_dropout": Choice(values=(0.5, 0.8, 0.9)),
     "model.head_width": Choice(values=("width", 128, 512)),
     "model.kernel": Choice(values=("exp", "softmax")),
     "model.feed_forward": Choice(values=(128, 256, 512)),
@@ -172,7 +173,13 @@ PROTOCOL = (
     "data.fractions",
 )
 # Others depend on their values.
-FIRST = ("model.name", "model.head_layers", "optimizer.name", "optimizer.gamma")
+FIRST = (
+    "model.name",
+    "model.head_layers",
+    "optimizer.name",
+    "optimizer.gamma",
+    "data.fingerprints",
+)
 PERTURBATION = ("rho", "gamma", "rho_epochs", "start", "masks")
 OPTIONS = {name for _, names in POLICIES.values() for name in names} & set(
     SECTIONS["optimizer"].model_fields
@@ -273,6 +280,8 @@ def _matters(key: str, value: Callable[[str], Any]) -> bool:
     section, field = key.split(".")
     if field == "head_width":
         return value("model.head_layers") > 1
+    if field == "fingerprint_dropout":
+        return value("data.fingerprints")
     if section == "model":
         return field in MODEL_CONFIGS[value("model.name")].model_fields
     if section != "optimizer":

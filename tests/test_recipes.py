@@ -47,6 +47,7 @@ def model_tables(draw):
         "dropout": draw(st.floats(0, 1, exclude_max=True)),
         "readout": draw(st.sampled_from(["gru", "mean", "sum"])),
         "join_dropout": draw(st.floats(0, 1, exclude_max=True)),
+        "fingerprint_dropout": draw(st.floats(0, 1, exclude_max=True)),
         "head_layers": draw(COUNT),
         "head_width": draw(COUNT | st.just("width")),
     }

@@ -34,6 +34,9 @@ class ModelConfig(BaseModel):
     join_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="probability, on the molecule vector and what joins it"
     )
+    fingerprint_dropout: float = Field(
+        default=0.9, ge=0, lt=1, description="probability, on the counts of fingerprints"
+    )
     head_layers: int = Field(
         default=2, ge=1, description="linear layers from molecule vector to outputs"
     )
@@ -147,12 +150,15 @@ class MoleculeModel(nn.Module):
 
 
 def fingerprint_layer(size: int, config: ModelConfig) -> nn.Module:
-    """Log counts c (B, size) -> (B, D): Dropout(Mish(W Dropout_.5(c) + b)).
+    """Log counts c (B, size) -> (B, D): Dropout(Mish(W Dropout(c) + b)).
 
-    Half of the counts are dropped in training: as they are, a few epochs learn them by heart.
+    Most of the counts are dropped in training: as they are, a few epochs learn them by heart.
     """
     return nn.Sequential(
-        nn.Dropout(0.5), nn.Linear(size, config.width), nn.Mish(), nn.Dropout(config.dropout)
+        nn.Dropout(config.fingerprint_dropout),
+        nn.Linear(size, config.width),
+        nn.Mish(),
+        nn.Dropout(config.dropout),
     )
 
 

@@ -152,6 +152,7 @@ STUDIES: dict[str, Study] = {
         common={
             "model.width": 64,
             "model.depth": 2,
+            "model.fingerprint_dropout": 0.5,
             "training.epochs": 20,
             "data.fractions": (0.8, 0.19, 0.01),  # twice the rows to validate on, none to test
         },
@@ -170,12 +171,13 @@ STUDIES: dict[str, Study] = {
     "defaults": Study(
         about="what the default recipe takes, at its full size",
         tasks=("esol", "clintox", "bace", "bbbp", "freesolv"),
-        common={"data.fractions": (0.8, 0.19, 0.01)},
+        common={"model.width": 128, "data.fractions": (0.8, 0.19, 0.01)},
         variants={
-            "width 256": {},
-            "fingerprints": {"fingerprints": True},
-            "fingerprints, width 128": {"fingerprints": True, "width": 128},
-            "fingerprints, dropout .1": {"fingerprints": True, "dropout": 0.1},
+            "width 128": {},
+            "width 256": {"width": 256},
+            "fingerprints, half dropped": {"fingerprints": True, "fingerprint_dropout": 0.5},
+            "fingerprints, .8 dropped": {"fingerprints": True, "fingerprint_dropout": 0.8},
+            "fingerprints, .9 dropped": {"fingerprints": True, "fingerprint_dropout": 0.9},
         },
         first_seed=1000,
     ),
