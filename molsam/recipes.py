@@ -81,7 +81,7 @@ class DataConfig(Section):
     descriptors: bool = Field(
         default=True, description="join RDKit's 2D descriptors at the readout"
     )
-    fingerprints: bool = Field(default=False, description="join Morgan counts at the readout")
+    fingerprints: bool = Field(default=True, description="join Morgan counts at the readout")
     split: Literal[
         "random",
         "paper",

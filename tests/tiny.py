@@ -27,6 +27,7 @@ SMALL = {
     "model.readout": "mean",
     "model.dropout": 0.1,
     "data.descriptors": False,
+    "data.fingerprints": False,
     "optimizer.lr": 5e-4,
     "optimizer.rho": 0.05,
     "training.epochs": 3,

@@ -101,6 +101,7 @@ def compare_optimizers(
             "model.width": width,
             "model.depth": depth,
             "training.batch_size": batch_size,
+            "data.fingerprints": False,
         }
     )
     generator = np.random.default_rng(0)

@@ -166,7 +166,8 @@ def line_up(folder: Path, device: str, *, descriptors: bool) -> list[Command]:
 def molsam(folder: Path, device: str, *, descriptors: bool) -> Command:
     """`molsam predict` of a new run in `folder`."""
     name = "molsam, descriptors" if descriptors else "molsam"
-    recipe = Recipe().change({"training.epochs": 1, "data.descriptors": descriptors})
+    joined = {"data.descriptors": descriptors, "data.fingerprints": False}
+    recipe = Recipe().change({"training.epochs": 1, **joined})
     table = random_table(TRAINED_ON, np.random.default_rng(0))
     run = str(folder / name)
     fit(recipe, table, out=run, device=device)

@@ -23,7 +23,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = Field(default=256, ge=1, description="D, the size of an atom's state")
+    width: int = Field(default=128, ge=1, description="D, the size of an atom's state")
     depth: int = Field(default=3, ge=1, description="L, number of layers")
     heads: int = Field(default=4, ge=1, description="H, attention heads; divides width")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="probability, in layers and head")

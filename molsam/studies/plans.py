@@ -65,7 +65,8 @@ class Contest(Study):
         return full_row_of(run)
 
 
-SMALL = {"model.width": 128, "model.depth": 2, "data.descriptors": False}
+GRAPH_ALONE = {"data.descriptors": False, "data.fingerprints": False}
+SMALL = {"model.width": 128, "model.depth": 2, **GRAPH_ALONE}
 ANCHORS = {
     f"{name}, beta {beta}, rho {rho}": {
         "normalize_anchor": name == "normalised",
@@ -109,7 +110,7 @@ STUDIES: dict[str, Study] = {
         common={
             "model.width": 64,
             "model.depth": 2,
-            "data.descriptors": False,
+            **GRAPH_ALONE,
             "training.epochs": 60,
             "training.sharpness_every": 2,
             "optimizer.base": "adam",
@@ -153,6 +154,7 @@ STUDIES: dict[str, Study] = {
             "model.width": 64,
             "model.depth": 2,
             "model.fingerprint_dropout": 0.5,
+            "data.fingerprints": False,
             "training.epochs": 20,
             "data.fractions": (0.8, 0.19, 0.01),  # twice the rows to validate on, none to test
         },
@@ -171,7 +173,11 @@ STUDIES: dict[str, Study] = {
     "defaults": Study(
         about="what the default recipe takes, at its full size",
         tasks=("esol", "clintox", "bace", "bbbp", "freesolv"),
-        common={"model.width": 128, "data.fractions": (0.8, 0.19, 0.01)},
+        common={
+            "model.width": 128,
+            "data.fingerprints": False,
+            "data.fractions": (0.8, 0.19, 0.01),
+        },
         variants={
             "width 128": {},
             "width 256": {"width": 256},
