@@ -22,7 +22,7 @@ import shell
 import tiny
 from scipy import stats
 
-from molsam import Run, baselines, comparison, fit, metrics
+from molsam import Recipe, Run, baselines, comparison, fit, metrics
 from molsam.baselines import forests, machines
 from molsam.comparison import CompareError, Comparison, Row, Summary, baseline_rows
 from molsam.files import read_json
@@ -149,10 +149,17 @@ def test_runs_are_recorded_by_what_was_trained(run, tmp_path):
 def test_a_recipe_is_told_apart_by_what_is_trained():
     digest, recipe = comparison.recipe_digest, tiny.recipe()
     protocols = {"data.split": "scaffold", "data.split_seed": 3, "data.targets": ("a",)}
-    others = {"optimizer.lr": 0.123, "data.descriptors": not recipe.data.descriptors, "members": 2}
+    others = {
+        "optimizer.lr": 0.123,
+        "data.descriptors": not recipe.data.descriptors,
+        "members": 2,
+        "model.name": "graph_transformer",
+    }
     assert digest(recipe.change(protocols | {"task": "esol"})) == digest(recipe)
-    assert len({digest(recipe.change({key: value})) for key, value in others.items()}) == 3
+    assert len({digest(recipe.change({key: value})) for key, value in others.items()}) == 4
     assert digest(recipe) not in {digest(recipe.change({k: v})) for k, v in others.items()}
+    other = Recipe().change({"model.name": "graph_transformer"})
+    assert digest(other) != digest(Recipe())
 
 
 # Every fit once
