@@ -356,7 +356,7 @@ def recipe_digest(recipe: Recipe) -> str:
     fields = recipe.model_dump(mode="json", exclude_defaults=True)
     fields.pop("task", None)
     if recipe.model.name != Recipe().model.name:
-        fields["model"]["name"] = recipe.model.name  # a default of its own kind, and left out so far
+        fields["model"]["name"] = recipe.model.name  # its own default, left out so far
     for section, field in (key.split(".") for key in PROTOCOL if "." in key):
         fields.get(section, {}).pop(field, None)
     kept = {section: fields[section] for section in fields if fields[section]}
