@@ -20,8 +20,8 @@ def study(
     name: Annotated[
         str,
         typer.Argument(
-            help="sharpness, anchor, stand-in, levers, optimizers, optimizers-graph-transformer "
-            "or ablations."
+            help="sharpness, anchor, stand-in, levers, defaults, optimizers, "
+            "optimizers-graph-transformer or ablations."
         ),
     ],
     task: Annotated[
