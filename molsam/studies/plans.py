@@ -50,7 +50,7 @@ class Contest(Study):
 
     reference -> that variant; lengths -> variant: epochs, as a multiple of the recipe's.
 
-    Every variant is trained to its last epoch, where sharpness is looked at once.
+    Every variant is one model, trained to its last epoch, where sharpness is looked at once.
     """
 
     reference: str
@@ -59,7 +59,8 @@ class Contest(Study):
     def recipe(self, task: str, variant: str) -> Recipe:
         recipe = self.change(Recipe.load(task), variant)
         epochs = max(1, round(self.lengths.get(variant, 1) * recipe.training.epochs))
-        return recipe.change({"epochs": epochs, "patience": None, "sharpness_every": epochs})
+        whole = {"epochs": epochs, "patience": None, "sharpness_every": epochs, "members": 1}
+        return recipe.change(whole)
 
     def row(self, run: Run) -> dict[str, Any]:
         return full_row_of(run)
