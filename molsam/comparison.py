@@ -352,15 +352,15 @@ def rows_of(comparison: Comparison, run: Run, model: str) -> list[Row]:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Eight letters for what is trained and how, whatever the rows and the protocol."""
-    fields = recipe.model_dump(mode="json", exclude_defaults=True)
-    fields.pop("task", None)
-    if recipe.model.name != Recipe().model.name:
-        fields["model"]["name"] = recipe.model.name  # its own default, left out so far
-    for section, field in (key.split(".") for key in PROTOCOL if "." in key):
-        fields.get(section, {}).pop(field, None)
-    kept = {section: fields[section] for section in fields if fields[section]}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+    """Eight letters for how each member is trained, whatever the rows and the protocol.
+
+    Every field with a value counts: where a default changes, so does the digest.
+    """
+    fields = recipe.model_dump(mode="json", exclude_none=True)
+    for key in (*PROTOCOL, "training.members"):
+        *section, field = key.split(".")
+        (fields[section[0]] if section else fields).pop(field, None)
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _folder_name(folder: Path) -> str:

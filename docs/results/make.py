@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from molsam.baselines import BASELINES
@@ -53,41 +53,54 @@ def page(rows: Sequence[Row], text: str) -> str:
     """The page with the tables of today's evidence."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    parts = [BEGIN, *(part for protocol in PROTOCOLS for part in section(rows, protocol)), END]
-    return before + "\n\n".join(parts) + after
+    parts = [BEGIN]
+    for title, recipe_of in (("Recipes", str), ("The default recipe", lambda task: "default")):
+        for protocol in PROTOCOLS:
+            parts += section(rows, protocol, title, recipe_of)
+    return before + "\n\n".join([*parts, END]) + after
 
 
-def section(rows: Sequence[Row], protocol: str) -> Iterator[str]:
-    """Title, table and verdicts of one protocol, where there are rows of it."""
-    found = {task: of_recipe(rows, task, protocol) for task in TASKS}
+def section(
+    rows: Sequence[Row], protocol: str, title: str, recipe_of: Callable[[str], str]
+) -> Iterator[str]:
+    """Title, table and verdicts of one protocol, where there are rows of it.
+
+    recipe_of -> the name of the recipe that is shown for a task.
+    """
+    found = {task: of_recipe(rows, task, protocol, recipe_of(task)) for task in TASKS}
     found = {task: chosen for task, chosen in found.items() if chosen}
     if not found:
         return
-    yield f"### {protocol}"
+    yield f"### {title}, {protocol}"
     yield table(found, protocol)
     yield "\n".join(verdict(task, chosen) for task, chosen in found.items())
 
 
 def of_recipe(
-    rows: Sequence[Row], task: str, protocol: str, seeds: Sequence[int] = SEEDS
+    rows: Sequence[Row], task: str, protocol: str, name: str, seeds: Sequence[int] = SEEDS
 ) -> list[Row]:
-    """Rows of the shipped recipe of `task`, an ensemble's first, and of the baselines."""
-    ours = f"{OURS} {digest}" if (digest := digest_of(task)) else None
+    """Rows on `task` of the shipped recipe `name`, an ensemble's first, and of the baselines."""
+    ours = names_of(name)
     chosen = []
     for row in rows:
         if (row.task, row.protocol) != (task, protocol) or row.seed not in seeds:
             continue
         if row.model in BASELINES:
             chosen.append(row)
-        elif ours and row.model.startswith(ours):
-            chosen.append(row._replace(model=row.model.replace(ours, OURS)))
+        elif row.model in ours:
+            chosen.append(row._replace(model=ours[row.model]))
     return sorted(chosen, key=lambda row: (row.model in BASELINES, row.model == OURS))
 
 
-def digest_of(task: str) -> str | None:
-    """Of the shipped recipe, where there is one."""
-    path = RECIPES / f"{task}.toml"
-    return recipe_digest(Recipe.load(path)) if path.is_file() else None
+def names_of(recipe: str) -> dict[str, str]:
+    """`molsam DIGEST xM` -> `molsam xM` and `molsam DIGEST` -> `molsam` of a shipped recipe."""
+    path = RECIPES / f"{recipe}.toml"
+    if not path.is_file():
+        return {}
+    chosen = Recipe.load(path)
+    name, members = f"{OURS} {recipe_digest(chosen)}", chosen.training.members
+    ensemble = {f"{name} x{members}": f"{OURS} x{members}"} if members > 1 else {}
+    return {**ensemble, name: OURS}
 
 
 def table(found: dict[str, list[Row]], protocol: str) -> str:
@@ -145,7 +158,7 @@ def recipe(rows: Sequence[Row], path: Path, text: str) -> str:
 
 def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
     """Scores of the recipe and of the baselines, time, versions, date and commands."""
-    chosen = of_recipe(rows, task, protocol)
+    chosen = of_recipe(rows, task, protocol, task)
     ours = [row for row in chosen if row.model == chosen[0].model]
     if not ours or ours[0].model in BASELINES:
         return
@@ -174,7 +187,8 @@ def searched(task: str) -> Iterator[str]:
 
 def untouched(rows: Sequence[Row], task: str) -> Iterator[str]:
     """Scores on the test parts of the splits of tuning, which no trial saw."""
-    ours = [r for r in of_recipe(rows, task, PAPER_PROTOCOL, TUNED_ON) if r.model not in BASELINES]
+    found = of_recipe(rows, task, PAPER_PROTOCOL, task, TUNED_ON)
+    ours = [row for row in found if row.model not in BASELINES]
     for summary in summarize(ours) if ours else ():
         seeds = ", ".join(str(row.seed) for row in ours if row.model == summary.model)
         yield f"test parts of the tuning's splits {seeds}: {named(summary.model)} {cell(summary)}"

@@ -50,8 +50,8 @@ class Baseline:
 BASELINES: dict[str, Baseline] = {
     "rf": Baseline("random forest", random_forest),
     "gb": Baseline("gradient boosting", gradient_boosting),
-    "svm-tanimoto": Baseline("SVM, Tanimoto", tanimoto_machine, too_large),
-    "svm-rbf": Baseline("SVM, RBF", rbf_machine, too_large),
+    "svm-tanimoto": Baseline("Tanimoto SVM", tanimoto_machine, too_large),
+    "svm-rbf": Baseline("RBF SVM", rbf_machine, too_large),
     "chemprop": Baseline("chemprop", chemprop.message_passing, chemprop.unserved, chemprop.version),
     "chemprop-rdkit": Baseline(
         "chemprop with RDKit's descriptors",
