@@ -151,6 +151,7 @@ DEFAULTS: dict[str, Range] = {
     "model.join_dropout": Float(low=0.0, high=0.5),
     "model.fingerprint_dropout": Choice(values=(0.5, 0.8, 0.9)),
     "model.head_width": Choice(values=("width", 128, 512)),
+    "model.fading": Float(low=0.05, high=3.0, log=True),
     "model.kernel": Choice(values=("exp", "softmax")),
     "model.feed_forward": Choice(values=(128, 256, 512)),
     "model.attention_dropout": Float(low=0.0, high=0.3),

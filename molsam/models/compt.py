@@ -25,6 +25,9 @@ class CoMPTConfig(ModelConfig):
     name: Literal["compt"] = "compt"
     kernel: KernelName = Field(default="exp", description="how attention fades with distance")
     norm: NormName = Field(default="layer", description="layer norm, or one scale and unit length")
+    fading: float = Field(
+        default=1.0, ge=0, description="lambda at the start: attention fades by e^-lambda a bond"
+    )
     positions: int = Field(
         default=0,
         ge=0,
@@ -75,14 +78,16 @@ class DistanceAttention(nn.Module):
     incoming attention less its diagonal, for bonds that read alike in both directions.
     """
 
-    def __init__(self, width: int, heads: int, kernel: KernelName, dropout: float):
+    def __init__(
+        self, width: int, heads: int, kernel: KernelName, dropout: float, fading: float
+    ):
         super().__init__()
         self.heads, self.kernel = heads, kernel
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
-        self.fading = nn.Parameter(torch.tensor(0.1))
+        self.fading = nn.Parameter(torch.tensor(fading))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, bonds: Tensor, pairs: Pairs, layout: Layout) -> Tensor:
@@ -126,7 +131,7 @@ class CoMPTLayer(nn.Module):
         super().__init__()
         self.norm = norm(config.norm, config.width)
         self.attention = DistanceAttention(
-            config.width, config.heads, config.kernel, config.dropout
+            config.width, config.heads, config.kernel, config.dropout, config.fading
         )
         self.feed_forward = nn.Linear(config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
