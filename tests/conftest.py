@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What tests work out is kept apart from the user's cache."""
     os.environ["MOLSAM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Runs without pictures, in a whole file: `pytestmark = pytest.mark.usefixtures("undrawn")`."""
+    import tiny  # and with it torch, which reads the number of threads set above
+
+    with tiny.undrawn():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import hashlib
 import io
 import pickle
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,7 @@ from molsam import Run, fit
 from molsam.files import SUMS, RunError, read_json, write_json
 from molsam.runs import WEIGHTS
 
-DRUGS = [
-    "CC(=O)Oc1ccccc1C(=O)O",
-    "CN1C=NC2=C1C(=O)N(C(=O)N2C)C",
-    "C[C@H](N)C(=O)O",
-    "[Na+].[O-]C(=O)c1ccccc1",
-    "C/C=C/C",
-]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _undrawn() -> Iterator[None]:
-    with tiny.undrawn():
-        yield
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +175,7 @@ def test_an_unfinished_run_loads_and_predicts(unsealed, run):
     (unsealed / "scores.json").unlink()
     loaded = Run.load(unsealed)
     assert not loaded.finished
-    assert loaded.predict(DRUGS).equals(run.predict(DRUGS))
+    assert loaded.predict(tiny.DRUGS).equals(run.predict(tiny.DRUGS))
     with pytest.raises(RunError, match=r"scores\.json is missing"):
         _ = loaded.scores
 

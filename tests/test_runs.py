@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +23,7 @@ from molsam.datasets import DataError
 from molsam.files import SUMS, RunError, read_json, write_json
 from molsam.runs import pick_device
 
-DRUGS = [
-    "CC(=O)Oc1ccccc1C(=O)O",
-    "CN1C=NC2=C1C(=O)N(C(=O)N2C)C",
-    "C[C@H](N)C(=O)O",
-    "[Na+].[O-]C(=O)c1ccccc1",
-    "C/C=C/C",
-]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _undrawn() -> Iterator[None]:
-    with tiny.undrawn():
-        yield
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +107,8 @@ def test_every_input_has_its_row_and_bad_ones_say_why(run):
     ids=["list", "tuple", "array", "series", "odd index", "iterator", "generator", "keys"],
 )
 def test_any_iterable_of_texts_will_do(make, run):
-    expected = run.predict(DRUGS)
-    pd.testing.assert_frame_equal(run.predict(make(DRUGS)), expected, check_exact=True)
+    expected = run.predict(tiny.DRUGS)
+    pd.testing.assert_frame_equal(run.predict(make(tiny.DRUGS)), expected, check_exact=True)
 
 
 def test_a_single_text_is_refused_with_advice(run):
@@ -147,7 +134,7 @@ def test_all_bad_is_no_error(kind, trained):
 
 @pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
 def test_chunks_do_not_show(kind, trained, monkeypatch):
-    asked = [*DRUGS, None, *tiny.regression().smiles[:20], "xyz", *DRUGS]
+    asked = [*tiny.DRUGS, None, *tiny.regression().smiles[:20], "xyz", *tiny.DRUGS]
     whole = trained[kind].predict(asked)
     monkeypatch.setattr(runs, "CHUNK", 3)
     pieces = trained[kind].predict(text for text in asked)
@@ -197,11 +184,11 @@ def test_processes_are_started_when_there_is_enough_to_do(total, expected, run, 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_stream_may_be_left_early(processes, run, monkeypatch):
     monkeypatch.setattr(runs, "CHUNK", 300)
-    frames = run.predict_chunks(itertools.cycle(DRUGS), processes=processes)
+    frames = run.predict_chunks(itertools.cycle(tiny.DRUGS), processes=processes)
     first = next(frames)
     frames.close()
     assert len(first) == 300
-    assert np.isfinite(run.predict(DRUGS, processes=processes)["activity"]).all()
+    assert np.isfinite(run.predict(tiny.DRUGS, processes=processes)["activity"]).all()
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "tsv", "smi", "parquet"])
@@ -209,7 +196,9 @@ def test_a_stream_may_be_left_early(processes, run, monkeypatch):
 def test_a_file_is_predicted_with_its_columns(ending, given, run, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "CHUNK", 3)
     path = tmp_path / f"new.{ending}"
-    frame = pd.DataFrame({"smiles": [*DRUGS, "xyz"], "name": list(map(str, range(len(DRUGS) + 1)))})
+    frame = pd.DataFrame(
+        {"smiles": [*tiny.DRUGS, "xyz"], "name": list(map(str, range(len(tiny.DRUGS) + 1)))}
+    )
     if ending == "parquet":
         frame.to_parquet(path)
     else:
@@ -224,10 +213,10 @@ def test_a_file_is_predicted_with_its_columns(ending, given, run, tmp_path, monk
 
 def test_the_column_of_smiles_may_be_named(run, tmp_path):
     path = tmp_path / "new.csv"
-    pd.DataFrame({"product": DRUGS, "error": "mine"}).to_csv(path, index=False)
+    pd.DataFrame({"product": tiny.DRUGS, "error": "mine"}).to_csv(path, index=False)
     found = run.predict(path, smiles="product")
     assert list(found) == ["product", "error", "activity", "predicted error"]
-    expected = run.predict(DRUGS)["activity"]
+    expected = run.predict(tiny.DRUGS)["activity"]
     pd.testing.assert_series_equal(found["activity"], expected, check_exact=True)
 
 
@@ -236,7 +225,7 @@ def test_the_column_of_smiles_may_be_named(run, tmp_path):
 
 def test_twice_the_same_bit_for_bit(trained):
     for run in trained.values():
-        a, b = run.predict(DRUGS), run.predict(DRUGS)
+        a, b = run.predict(tiny.DRUGS), run.predict(tiny.DRUGS)
         pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 
@@ -246,9 +235,9 @@ def test_company_and_order_do_not_matter(trained):
         (column, *_) = [name for name in run.predict([]) if name not in ("smiles", "error")]
         if run.info.kind == "multiclass":
             column = f"{column} p(low)"
-        alone = [run.predict([text])[column][0] for text in DRUGS]
-        together = run.predict(others + DRUGS + others)[column][30:35]
-        backwards = run.predict(DRUGS[::-1])[column][::-1]
+        alone = [run.predict([text])[column][0] for text in tiny.DRUGS]
+        together = run.predict(others + tiny.DRUGS + others)[column][30:35]
+        backwards = run.predict(tiny.DRUGS[::-1])[column][::-1]
         assert np.allclose(alone, together, atol=1e-5)
         assert np.allclose(alone, backwards, atol=1e-5)
 
@@ -256,12 +245,14 @@ def test_company_and_order_do_not_matter(trained):
 @pytest.mark.parametrize("name", ["regression", "graph_transformer", "gru"])
 def test_spelling_does_not_matter(name, trained):
     run = trained[name]
-    assert_spelling_invariant(lambda s: run.predict(s)["activity"].to_numpy(), DRUGS, spellings=5)
+    assert_spelling_invariant(
+        lambda s: run.predict(s)["activity"].to_numpy(), tiny.DRUGS, spellings=5
+    )
 
 
 def test_molecules_differ(trained):
     for name in ("regression", "graph_transformer", "gru"):
-        assert trained[name].predict(DRUGS)["activity"].nunique() == len(DRUGS)
+        assert trained[name].predict(tiny.DRUGS)["activity"].nunique() == len(tiny.DRUGS)
 
 
 # Columns
@@ -269,14 +260,14 @@ def test_molecules_differ(trained):
 
 def test_probabilities_of_binary_tasks(trained):
     run = trained["binary"]
-    frame = run.predict(DRUGS)
+    frame = run.predict(tiny.DRUGS)
     tasks = [f"task {t} [probability]" for t in range(3)]
     assert list(frame) == ["smiles", *tasks, "error"]
     assert ((frame[tasks] > 0) & (frame[tasks] < 1)).all().all()
 
 
 def test_classes_their_probabilities_and_the_spread_of_an_ensemble(trained):
-    frame = trained["multiclass"].predict(DRUGS)
+    frame = trained["multiclass"].predict(tiny.DRUGS)
     assert list(frame) == [
         "smiles", "task", "task p(high)", "task p(low)", "task p(middle)", "task std", "error",
     ]  # fmt: skip
@@ -311,7 +302,7 @@ import sys, molsam, torch
 for folder in sys.argv[2:]:
     frame = molsam.load(folder).predict({asked!r})
     frame.to_pickle(sys.argv[1] + "/" + folder.split("/")[-1])
-""".format(asked=[*DRUGS, "xyz"])
+""".format(asked=[*tiny.DRUGS, "xyz"])
     folders = [str(run.folder) for run in trained.values()]
     threads = str(torch.get_num_threads())
     subprocess.run(
@@ -321,7 +312,7 @@ for folder in sys.argv[2:]:
     )
     for run in trained.values():
         there = pd.read_pickle(tmp_path / run.folder.name)
-        here = run.predict([*DRUGS, "xyz"])
+        here = run.predict([*tiny.DRUGS, "xyz"])
         pd.testing.assert_frame_equal(here, there, check_exact=True)
 
 
@@ -330,13 +321,15 @@ def test_a_run_of_a_gpu_loads_without_one(copied, run):
     write_json(copied / "run.json", info | {"device": "cuda:0 (NVIDIA H200)"})
     (copied / SUMS).unlink()
     loaded = Run.load(copied, device="cpu")
-    pd.testing.assert_frame_equal(loaded.predict(DRUGS), run.predict(DRUGS), check_exact=True)
+    pd.testing.assert_frame_equal(
+        loaded.predict(tiny.DRUGS), run.predict(tiny.DRUGS), check_exact=True
+    )
 
 
 def test_a_moved_run_needs_nothing_else(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run.folder, "elsewhere")
-    assert molsam.load("elsewhere").predict(DRUGS).equals(run.predict(DRUGS))
+    assert molsam.load("elsewhere").predict(tiny.DRUGS).equals(run.predict(tiny.DRUGS))
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99", "mps:7", ""])

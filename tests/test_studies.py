@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,7 @@ from molsam.studies import Contest, Study, StudyError
 TABLES = {"esol": tiny.regression(), "bace": tiny.binary()}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _undrawn() -> Iterator[None]:
-    with tiny.undrawn():
-        yield
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(autouse=True)

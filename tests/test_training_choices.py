@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
@@ -22,11 +21,7 @@ from molsam.optim.schedules import SCHEDULES
 from molsam.recipes import DataConfig
 from molsam.splits import Split, SplitError
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _undrawn() -> Iterator[None]:
-    with tiny.undrawn():
-        yield
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")

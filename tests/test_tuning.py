@@ -228,6 +228,17 @@ def test_a_trial_scores_what_its_recipe_scores(whole, tmp_path):
     assert found == list(whole.scores(trial).values())
 
 
+@pytest.mark.parametrize("searched", [False, True])
+def test_a_trial_trains_one_model_unless_members_are_searched(searched, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(Objective, "score", lambda _, recipe, *__: seen.append(recipe) or 0.0)
+    space = SPACE.change({"training.members": [2]}) if searched else SPACE
+    choices = {"space": space, "trials": 3, "repeats": 1, "storage": in_memory()}
+    study = tune(tmp_path, recipe=tiny.recipe(members=3), **choices)
+    assert [recipe.training.members for recipe in seen] == [2 if searched else 1] * 3
+    assert study.best.training.members == (2 if searched else 3)
+
+
 def test_a_seed_makes_the_same_trials_and_another_seed_others(landscape, tmp_path):
     """Past the ten random trials of the sampler, too, and with pruned ones."""
     studies = [

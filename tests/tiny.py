@@ -20,6 +20,13 @@ from molsam.runs import WEIGHTS
 
 TIMES = ["molecules_per_second", "seconds"]
 PROBES = ["CCO", "c1ccccc1O", "CC(=O)Oc1ccccc1C(=O)O", "[Na+].[Cl-]", "C"]
+DRUGS = [
+    "CC(=O)Oc1ccccc1C(=O)O",
+    "CN1C=NC2=C1C(=O)N(C(=O)N2C)C",
+    "C[C@H](N)C(=O)O",
+    "[Na+].[O-]C(=O)c1ccccc1",
+    "C/C=C/C",
+]
 SMALL = {
     "model.width": 16,
     "model.depth": 1,

@@ -78,9 +78,7 @@ class DistanceAttention(nn.Module):
     incoming attention less its diagonal, for bonds that read alike in both directions.
     """
 
-    def __init__(
-        self, width: int, heads: int, kernel: KernelName, dropout: float, fading: float
-    ):
+    def __init__(self, width: int, heads: int, kernel: KernelName, dropout: float, fading: float):
         super().__init__()
         self.heads, self.kernel = heads, kernel
         self.query = nn.Linear(width, width)

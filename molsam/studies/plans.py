@@ -67,7 +67,8 @@ class Contest(Study):
 
 
 GRAPH_ALONE = {"data.descriptors": False, "data.fingerprints": False}
-SMALL = {"model.width": 128, "model.depth": 2, **GRAPH_ALONE}
+FAR = {"model.fading": 0.1}  # attention starts almost alike over the whole molecule
+SMALL = {"model.width": 128, "model.depth": 2, **FAR, **GRAPH_ALONE}
 ANCHORS = {
     f"{name}, beta {beta}, rho {rho}": {
         "normalize_anchor": name == "normalised",
@@ -111,6 +112,7 @@ STUDIES: dict[str, Study] = {
         common={
             "model.width": 64,
             "model.depth": 2,
+            **FAR,
             **GRAPH_ALONE,
             "training.epochs": 60,
             "training.sharpness_every": 2,
@@ -154,6 +156,7 @@ STUDIES: dict[str, Study] = {
         common={
             "model.width": 64,
             "model.depth": 2,
+            **FAR,
             "model.fingerprint_dropout": 0.5,
             "data.fingerprints": False,
             "training.epochs": 20,
@@ -176,6 +179,7 @@ STUDIES: dict[str, Study] = {
         tasks=("esol", "clintox", "bace", "bbbp", "freesolv"),
         common={
             "model.width": 128,
+            **FAR,
             "data.fingerprints": False,
             "data.fractions": (0.8, 0.19, 0.01),
         },
@@ -185,6 +189,17 @@ STUDIES: dict[str, Study] = {
             "fingerprints, half dropped": {"fingerprints": True, "fingerprint_dropout": 0.5},
             "fingerprints, .8 dropped": {"fingerprints": True, "fingerprint_dropout": 0.8},
             "fingerprints, .9 dropped": {"fingerprints": True, "fingerprint_dropout": 0.9},
+        },
+        first_seed=1000,
+    ),
+    "fading": Study(
+        about="how local attention is when training starts",
+        tasks=("esol", "lipophilicity", "bace", "bbbp"),
+        common={"model.width": 128, "data.fractions": (0.8, 0.19, 0.01)},
+        variants={
+            "fading 0.1": {"fading": 0.1},
+            "fading 1": {"fading": 1.0},
+            "fading 3": {"fading": 3.0},
         },
         first_seed=1000,
     ),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 RECORD, BEST, TRIALS = "tune.json", "best.toml", "trials.csv"
 # Worse than the best trial on each of two splits has p = 1/4, and is enough.
 PRUNE_BELOW = 0.3
+ONE_MODEL = {"training.members": 1}  # an ensemble is better by much the same in every trial
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -223,7 +224,8 @@ def tune(
     """Search the fields of `recipe` for the best mean validation score on `data`.
 
     value(trial) = 1/R sum_r s(recipe, r), with s the validation score of `fit` with the seed
-    1000 + r; no test row is looked at.
+    1000 + r; no test row is looked at. A trial trains one model, unless `training.members` is
+    searched; `study.best` has as many as `recipe`.
 
     Called again with the same choices it goes on, and in several processes at once they share the
     trials. A trial that was interrupted is tried again.
@@ -343,7 +345,7 @@ class Loop:
     def _mean_score(self, trial: Trial, chosen: dict[str, Any]) -> float:
         repeats, scores = self.study.request.repeats, []
         with failures():
-            recipe = self.recipe.change(chosen)
+            recipe = self.recipe.change(ONE_MODEL | chosen)
         for repeat in range(repeats):
             listener = self._listener(trial.number, repeat)
             score = self.objective.score(recipe, repeat, self.worker.scratch, listener)
