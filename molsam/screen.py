@@ -217,20 +217,19 @@ def say_scores(done: list[Run]) -> None:
 
 
 def score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
-    """Rows: parts. Columns: metrics. Several runs give mean ± standard deviation."""
+    """Rows: metrics. Columns: parts. Several runs give mean ± standard deviation."""
     import numpy as np
 
     from .metrics import METRICS
 
-    names = list(next(iter(parts.values()))[0])
-    table = Table("", *(METRICS[name].title for name in names), box=None, padding=(0, 2, 0, 0))
-    for title, runs in parts.items():
-        means = np.array([[run[name]["mean"] for name in names] for run in runs], dtype=float)
-        cells = [f"{mean:.3f}" for mean in means.mean(axis=0)]
-        if len(runs) > 1:
-            spread = means.std(axis=0, ddof=1)
-            cells = [f"{cell} ± {s:.3f}" for cell, s in zip(cells, spread, strict=True)]
-        table.add_row(title, *cells)
+    table = Table("", *map(escape, parts), box=None, padding=(0, 2, 0, 0))
+    for name in next(iter(parts.values()))[0]:
+        cells = []
+        for runs in parts.values():
+            means = np.array([run[name]["mean"] for run in runs], dtype=float)
+            spread = f" ± {means.std(ddof=1):.3f}" if len(runs) > 1 else ""
+            cells.append(f"{means.mean():.3f}{spread}")
+        table.add_row(METRICS[name].title, *cells)
     return table
 
 

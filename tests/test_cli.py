@@ -291,9 +291,9 @@ def test_no_run_at_all(tmp_path):
 def test_a_run_is_evaluated_on_its_own_test_rows(run):
     result = molsam("evaluate", run.folder)
     assert result.code == 0
-    test = run.scores["test"]
-    printed = [f"{test[name]['mean']:.3f}" for name in ("rmse", "mae", "r2")]
-    assert re.search(r"test\s+" + r"\s+".join(map(re.escape, printed)), result.out)
+    for title, name in (("RMSE", "rmse"), ("MAE", "mae"), ("R²", "r2")):
+        valid, test = (run.scores[part][name]["mean"] for part in ("valid", "test"))
+        assert re.search(rf"{title} +{valid:.3f} +{test:.3f} ", result.out)
 
 
 def test_a_run_is_evaluated_on_a_file(run, tmp_path):

@@ -54,10 +54,10 @@ def test_a_run_tells_its_data_its_epochs_its_scores_and_its_folder(done, mine):
     epochs = [line for line in err.splitlines() if line.startswith("epoch")]
     assert len(epochs) == 3
     assert re.fullmatch(r"epoch 3/3  loss \d\.\d{3}  rmse \d\.\d{3}  [\d,]+ molecules/s", epochs[2])
-    assert re.search(columns("RMSE", "MAE", "R²"), out)
+    assert re.search(columns("validation", "test"), out)
     scores = Run.load(folder).scores
-    for title, part in (("validation", "valid"), ("test", "test")):
-        printed = [f"{scores[part][name]['mean']:.3f}" for name in ("rmse", "mae", "r2")]
+    for title, name in (("RMSE", "rmse"), ("MAE", "mae"), ("R²", "r2")):
+        printed = [f"{scores[part][name]['mean']:.3f}" for part in ("valid", "test")]
         assert re.search(columns(title, *printed), out)
     assert out.splitlines()[-1] == f"run folder: {folder}"
 
@@ -131,7 +131,9 @@ def test_text_classes_and_their_left_out_scores(tmp_path):
     )  # fmt: skip
     assert result.code == 0
     assert "multiclass, target phase" in result.err
-    assert re.search(columns("ROC-AUC", "accuracy", "F1", "MCC"), result.out)
+    number = r"\s+-?(nan|\d\.\d{3})"
+    for title in ("ROC-AUC", "accuracy", "F1", "MCC"):
+        assert re.search(f"\n{title}{number}{number} *\n", result.out)
     run = Run.load(tmp_path / "run")
     assert run.info.classes == ("dry [very]", "wet")
     lacking = any(score["excluded"] for score in run.scores["test"].values())
@@ -148,8 +150,9 @@ def test_progress_of_an_ensemble_names_its_model(mine, tmp_path):
     scores = Run.load(tmp_path / "run").scores
     both = [scores[part]["rmse"]["mean"] for part in ("test", "first member, test")]
     assert both[0] != both[1]
-    assert re.search(columns("test", f"{both[0]:.3f}"), result.out)
-    assert re.search(columns("first member alone, test", f"{both[1]:.3f}"), result.out)
+    assert re.search(columns("validation", "test", "first member alone, test"), result.out)
+    valid = scores["valid"]["rmse"]["mean"]
+    assert re.search(columns("RMSE", *(f"{score:.3f}" for score in (valid, *both))), result.out)
 
 
 def test_a_forest_beside(mine, tmp_path):
@@ -157,7 +160,8 @@ def test_a_forest_beside(mine, tmp_path):
         "--data", mine, "--target", "pIC50", "--epochs", 1, "--baseline", "--out", tmp_path / "run"
     )
     forest = Run.load(tmp_path / "run").scores["random forest, test"]["rmse"]["mean"]
-    assert re.search(columns("random forest, test", f"{forest:.3f}"), result.out)
+    assert re.search(columns("validation", "test", "random forest, test"), result.out)
+    assert re.search(rf"RMSE +\S+ +\S+ +{forest:.3f} ", result.out)
 
 
 def test_repeats_print_mean_and_standard_deviation(mine, done, tmp_path):

@@ -39,6 +39,7 @@ SMALL = {
     "optimizer.rho": 0.05,
     "training.epochs": 3,
     "training.batch_size": 16,
+    "training.members": 1,
 }
 
 
