@@ -25,7 +25,6 @@ from .batches import Batch, PackedMolecules, evaluation_batches, training_batche
 from .compiling import CompiledLayers, tells_sizes_apart
 from .datasets import Kind
 from .files import load_state, save_state, write_atomic
-from .models import MoleculeModel
 from .optim import Diagnostics, RhoSchedule, SharpnessAware
 from .optim.generators import same_generators_after
 from .optim.schedules import SCHEDULES
@@ -67,7 +66,7 @@ class Member:
     """One model in training: all that a checkpoint holds, and where its gradients are taken."""
 
     number: int
-    model: MoleculeModel
+    model: nn.Module
     optimizer: Optimizer
     rho: RhoSchedule | None
     average: AveragedModel | None = None
@@ -176,15 +175,10 @@ class Trainer:
 
     def _gradient(self, member: Member, batch: Batch) -> Tensor:
         with runs.autocast(self.run.device, self.settings.precision):
-            views = member.model.views(batch)
-        loss = self._loss_of(views, batch)
+            prediction = member.model(batch)
+        loss = self.loss(prediction.float(), batch.y, batch.label_mask)
         loss.backward()
         return loss
-
-    def _loss_of(self, views: list[Tensor], batch: Batch) -> Tensor:
-        """The mean over what each head predicts."""
-        losses = [self.loss(view.float(), batch.y, batch.label_mask) for view in views]
-        return torch.stack(losses).mean()
 
     def _epochs(self, member: Member, folder: Path) -> None:
         saved = -math.inf
@@ -312,7 +306,7 @@ class Trainer:
         top = landscape.top_eigenvalue(terms, parameters, generator=generator)
         return {"train_loss": loss, "sharpness": top}
 
-    def _loss_terms(self, model: MoleculeModel) -> list[Callable[[], Tensor]]:
+    def _loss_terms(self, model: nn.Module) -> list[Callable[[], Tensor]]:
         """Parts of the mean loss over up to SHARPNESS_ROWS training rows."""
         step = -(-len(self.split.train) // SHARPNESS_ROWS)
         rows = self.split.train[::step]
@@ -320,7 +314,7 @@ class Trainer:
 
         def term(batch: Batch) -> Tensor:
             share = batch.label_mask.sum() / known
-            return share * self._loss_of(model.views(batch), batch)
+            return share * self.loss(model(batch).float(), batch.y, batch.label_mask)
 
         sizes = self.packed.sizes[rows].cpu().numpy()
         cuts = evaluation_batches(sizes, 4 * self.settings.batch_size)

@@ -37,7 +37,7 @@ from . import metrics, molecules, reading, scaling
 from .batches import PackedMolecules, evaluation_batches
 from .datasets import Chunk, Kind, MoleculeTable, is_table, iter_chunks
 from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
-from .models import MODELS, MoleculeModel
+from .models import MODELS
 from .recipes import DataConfig, Recipe
 from .scaling import Standardizer
 
@@ -317,7 +317,7 @@ def output_size(info: RunInfo) -> int:
     return len(info.tasks) * max(1, len(info.classes))
 
 
-def build_model(recipe: Recipe, info: RunInfo) -> MoleculeModel:
+def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
     """The recipe's model with fresh weights from torch's random state."""
     kind = molecules.FEATURIZERS[recipe.data.featurizer]
     config = recipe.model.model_dump(exclude={"name"})

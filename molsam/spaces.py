@@ -150,7 +150,6 @@ DEFAULTS: dict[str, Range] = {
     "model.readout": Choice(values=("mean", "sum", "gru")),
     "model.join_dropout": Float(low=0.0, high=0.5),
     "model.fingerprint_dropout": Choice(values=(0.5, 0.8, 0.9)),
-    "model.fusion": Choice(values=("early", "late")),
     "model.head_width": Choice(values=("width", 128, 512)),
     "model.fading": Float(low=0.05, high=3.0, log=True),
     "model.kernel": Choice(values=("exp", "softmax")),
@@ -282,7 +281,7 @@ def _matters(key: str, value: Callable[[str], Any]) -> bool:
     section, field = key.split(".")
     if field == "head_width":
         return value("model.head_layers") > 1
-    if field in ("fingerprint_dropout", "fusion"):
+    if field == "fingerprint_dropout":
         return value("data.fingerprints")
     if section == "model":
         return field in MODEL_CONFIGS[value("model.name")].model_fields

@@ -331,24 +331,6 @@ def test_fingerprints_join_through_a_layer_of_their_own(name, config):
 
 
 @each_model
-def test_late_fusion_is_the_mean_of_two_heads_that_see_apart(name, config):
-    sizes = {"descriptor_size": 3, "fingerprint_size": 40}
-    model = build(name, **sizes, **config, fusion="late").eval()
-    batch, width = random_batch(descriptors=43), SMALL["width"]
-    graph, counts = model.views(batch)
-    close(model(batch), (graph + counts) / 2)
-    vectors = model.embed(batch)
-    close(graph, model.head(vectors[:, : width + 3]), atol=0)
-    close(counts, model.fingerprint_head(vectors[:, width:]), atol=0)
-    counts.sum().backward()
-    assert all(p.grad.any() for p in model.fingerprint.parameters())
-    assert not any(p.grad.any() for p in model.layers.parameters())
-    alone = build(name, descriptor_size=3, **config, fusion="late").eval()
-    (only,) = alone.views(random_batch(descriptors=3))
-    close(only, alone.head(alone.embed(random_batch(descriptors=3))), atol=0)
-
-
-@each_model
 def test_dropout_of_what_is_joined_is_of_training_alone(name, config):
     still = {"descriptor_size": 3, "dropout": 0.0, **config}
     if name == "graph_transformer":

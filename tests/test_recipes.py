@@ -48,7 +48,6 @@ def model_tables(draw):
         "readout": draw(st.sampled_from(["gru", "mean", "sum"])),
         "join_dropout": draw(st.floats(0, 1, exclude_max=True)),
         "fingerprint_dropout": draw(st.floats(0, 1, exclude_max=True)),
-        "fusion": draw(st.sampled_from(["early", "late"])),
         "head_layers": draw(COUNT),
         "head_width": draw(COUNT | st.just("width")),
     }

@@ -102,7 +102,6 @@ def test_every_featurizer_trains(featurizer, tmp_path):
         {"readout": "gru"},
         {"descriptors": True},
         {"fingerprints": True},
-        {"fingerprints": True, "fusion": "late"},
         {"join_dropout": 0.3},
         {"head_width": 7},
         {"average": 0.5},
@@ -114,21 +113,6 @@ def test_a_choice_has_its_effect(fields, reference, tmp_path):
     losses = tiny.history(run)["valid_loss"]
     assert np.isfinite(losses).all()
     assert not losses.equals(tiny.history(reference)["valid_loss"])
-
-
-def test_each_head_of_late_fusion_has_a_loss_of_its_own(tmp_path):
-    still = {"dropout": 0.0, "fingerprint_dropout": 0.0, "optimizer.lr": 1e-12}
-    one_step = {"epochs": 1, "batch_size": 60, "fusion": "late", "fingerprints": True}
-    recipe = tiny.recipe(**{**one_step, **still, "optimizer.name": "none"})
-    prepared = training.prepare(tiny.regression(), recipe.data, 0)
-    scalers, data = training.fit_scalers(prepared), tiny.regression()
-    run = training.start_run(tmp_path / "run", recipe, data, prepared, scalers, 0, "cpu")
-    packed = training.train_members(run, prepared, None)
-    rows = packed.batch(prepared.split.train)
-    (model,) = run.models
-    with torch.no_grad():
-        expected = np.mean([float(((v - rows.y) ** 2).mean()) for v in model.eval().views(rows)])
-    assert tiny.history(run)["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_anchor_an_epoch_is_one_in_as_many_steps_as_it_has(reference, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -37,11 +37,6 @@ class ModelConfig(BaseModel):
     fingerprint_dropout: float = Field(
         default=0.9, ge=0, lt=1, description="probability, on the counts of fingerprints"
     )
-    fusion: Literal["early", "late"] = Field(
-        default="early",
-        description="early: fingerprints join the readout; late: they and the descriptors have a "
-        "head of their own, and the prediction is the mean of both heads",
-    )
     head_layers: int = Field(
         default=2, ge=1, description="linear layers from molecule vector to outputs"
     )
@@ -72,12 +67,6 @@ class MoleculeModel(nn.Module):
     descriptor_size, fingerprint_size -> together the length of `Batch.descriptors`, 0 for none.
     Fingerprints, which stand last there, are many columns: they join through a linear layer.
 
-    f(m) = h(r, d, c), or with late fusion (h(r, d) + h'(d, c)) / 2
-
-    r -> readout; d -> descriptors; c -> embedded fingerprints; h, h' -> heads. With late fusion
-    each head has a loss of its own (`views`), so that neither learns only what the other leaves:
-    counts of fragments, which are soon learnt by heart, do not keep the graph from learning.
-
     Every method reads a `Batch`, or a (batched) DGLGraph with `ndata["h"]` and `edata["e"]`.
     """
 
@@ -102,29 +91,18 @@ class MoleculeModel(nn.Module):
             self.fingerprint = fingerprint_layer(fingerprint_size, config)
             self.embed_size += config.width
         self.join_dropout = nn.Dropout(config.join_dropout)
-        self.fuses_late = config.fusion == "late" and fingerprint_size > 0
-        shape: dict[str, Any] = {
-            "layers": config.head_layers,
-            "norm_name": norm_name,
-            "dropout": config.dropout,
-        }
-        seen = config.width + descriptor_size if self.fuses_late else self.embed_size
-        self.head = head(seen, config.head_size, outputs, **shape)
-        if self.fuses_late:
-            self.fingerprint_head = head(seen, config.head_size, outputs, **shape)
+        self.head = head(
+            self.embed_size,
+            config.head_size,
+            outputs,
+            layers=config.head_layers,
+            norm_name=norm_name,
+            dropout=config.dropout,
+        )
 
     def forward(self, batch: Molecules) -> Tensor:
-        """Predictions (B, outputs), the mean of `views`."""
-        first, *others = self.views(batch)
-        return sum(others, first) / (1 + len(others))
-
-    def views(self, batch: Molecules) -> list[Tensor]:
-        """What each head predicts, (B, outputs): training takes the mean of their losses."""
-        x = self.join_dropout(self.embed(batch))
-        if not self.fuses_late:
-            return [self.head(x)]
-        width = self.config.width
-        return [self.head(x[:, :-width]), self.fingerprint_head(x[:, width:])]
+        """Predictions (B, outputs)."""
+        return self.head(self.join_dropout(self.embed(batch)))
 
     def embed(self, batch: Molecules) -> Tensor:
         """Molecule vectors (B, embed_size): the readout, descriptors, embedded fingerprints."""

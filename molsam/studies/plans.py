@@ -69,7 +69,6 @@ class Contest(Study):
 GRAPH_ALONE = {"data.descriptors": False, "data.fingerprints": False}
 FAR = {"model.fading": 0.1}  # attention starts almost alike over the whole molecule
 SMALL = {"model.width": 128, "model.depth": 2, **FAR, **GRAPH_ALONE}
-EARLY = {"model.fusion": "early", "model.fingerprint_dropout": 0.9}
 ANCHORS = {
     f"{name}, beta {beta}, rho {rho}": {
         "normalize_anchor": name == "normalised",
@@ -158,7 +157,6 @@ STUDIES: dict[str, Study] = {
             "model.width": 64,
             "model.depth": 2,
             **FAR,
-            "model.fusion": "early",
             "model.fingerprint_dropout": 0.5,
             "data.fingerprints": False,
             "training.epochs": 20,
@@ -182,7 +180,6 @@ STUDIES: dict[str, Study] = {
         common={
             "model.width": 128,
             **FAR,
-            "model.fusion": "early",
             "data.fingerprints": False,
             "data.fractions": (0.8, 0.19, 0.01),
         },
@@ -198,22 +195,11 @@ STUDIES: dict[str, Study] = {
     "fading": Study(
         about="how local attention is when training starts",
         tasks=("esol", "lipophilicity", "bace", "bbbp"),
-        common={"model.width": 128, **EARLY, "data.fractions": (0.8, 0.19, 0.01)},
+        common={"model.width": 128, "data.fractions": (0.8, 0.19, 0.01)},
         variants={
             "fading 0.1": {"fading": 0.1},
             "fading 1": {"fading": 1.0},
             "fading 3": {"fading": 3.0},
-        },
-        first_seed=1000,
-    ),
-    "fusion": Study(
-        about="where fingerprints meet the graph",
-        tasks=("esol", "sider", "bace", "bbbp", "lipophilicity", "clintox"),
-        common={"model.width": 128, "model.fading": 1.0, "data.fractions": (0.8, 0.19, 0.01)},
-        variants={
-            "early, .9 dropped": {"fusion": "early", "fingerprint_dropout": 0.9},
-            "early, half dropped": {"fusion": "early", "fingerprint_dropout": 0.5},
-            "late, half dropped": {"fusion": "late", "fingerprint_dropout": 0.5},
         },
         first_seed=1000,
     ),
