@@ -282,7 +282,7 @@ def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
 
     first = rows[0]
     title = METRICS[first.metric].title
-    table = _numbers("model", f"validation {title}", f"test {title}", "n", "behind", "wins", "p")
+    table = _numbers("model", "validation", "test", "n", "behind", "wins", "p")
     for s in summaries:
         cells = [f"{s.valid:.3f}", _spread(s.mean, s.sd), str(s.n)]
         if s.pairs:
@@ -292,7 +292,7 @@ def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
     out.print(table)
     seeds = ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))
     out.print(
-        f"{escape(first.task)}, {escape(first.protocol)}, seeds {seeds}; mean ± standard "
+        f"{title} of {escape(first.task)}, {escape(first.protocol)}, seeds {seeds}; mean ± standard "
         "deviation over seeds.",
         soft_wrap=True,
     )
