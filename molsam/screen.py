@@ -292,8 +292,8 @@ def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
     out.print(table)
     seeds = ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))
     out.print(
-        f"{title} of {escape(first.task)}, {escape(first.protocol)}, seeds {seeds}; mean ± standard "
-        "deviation over seeds.",
+        f"{title} of {escape(first.task)}, {escape(first.protocol)}, seeds {seeds}; mean ± "
+        "standard deviation over seeds.",
         soft_wrap=True,
     )
     if not any(s.model.startswith(OURS) for s in summaries):

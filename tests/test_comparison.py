@@ -406,6 +406,7 @@ def test_the_command_beside_the_runs_it_finds(mine):
     assert [line.split()[0] for line in lines[1:4]] == ["molsam", *TWO]
     assert "mine.csv, random 0.8/0.1/0.1, seeds 0, 1, 2" in result.out
     assert "Nadeau and Bengio" in result.out
+    assert "…" not in result.out  # nothing is cut off at 80 columns
     assert any("wins over molsam by" in line or "is ahead of" in line for line in lines)
     assert result.err.count("svm-rbf") == 3
     again = compare(*words, "--json")
