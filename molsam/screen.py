@@ -227,8 +227,7 @@ def score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
         cells = []
         for runs in parts.values():
             means = np.array([run[name]["mean"] for run in runs], dtype=float)
-            spread = f" ± {means.std(ddof=1):.3f}" if len(runs) > 1 else ""
-            cells.append(f"{means.mean():.3f}{spread}")
+            cells.append(_spread(means.mean(), means.std(ddof=1) if len(runs) > 1 else math.nan))
         table.add_row(METRICS[name].title, *cells)
     return table
 

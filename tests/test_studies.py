@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -51,6 +52,13 @@ def test_the_recipes_of_the_studies_are_valid_and_differ(study):
         assert all(recipes[i] != recipes[j] for i in range(len(recipes)) for j in range(i))
     folders = {studies.run_folder(Path(), "t", variant, 0) for variant in study.variants}
     assert len(folders) == len(study.variants)
+
+
+def test_the_help_of_the_command_names_every_study():
+    from molsam.cli import measuring
+
+    (argument,) = get_type_hints(measuring.study, include_extras=True)["name"].__metadata__
+    assert re.split(r", | or ", argument.help.rstrip(".")) == list(studies.STUDIES)
 
 
 def test_every_cell_once_with_what_its_history_says(tmp_path):

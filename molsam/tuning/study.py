@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 RECORD, BEST, TRIALS = "tune.json", "best.toml", "trials.csv"
 # Worse than the best trial on each of two splits has p = 1/4, and is enough.
 PRUNE_BELOW = 0.3
-ONE_MODEL = {"training.members": 1}  # an ensemble is better by much the same in every trial
+ONE_MODEL = {"training.members": 1}  # each more would cost a trial as much again
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
