@@ -29,7 +29,7 @@ from .datasets import MoleculeTable
 from .epochs import metric_name
 from .files import read_json, write_atomic
 from .recipes import DataConfig, Recipe
-from .runs import FIRST_MEMBER, Run
+from .runs import FIRST_MEMBER, MODELS_ALONE, Run
 from .spaces import PROTOCOL
 from .splits import PARTS, Split
 
@@ -335,20 +335,31 @@ def record(comparison: Comparison, runs: Sequence[Run], path: Path) -> None:
 
 
 def rows_of(comparison: Comparison, run: Run, model: str) -> list[Row]:
-    """The row of a run; of an ensemble `MODEL xM`, and of its first member alone after it."""
-    members = run.recipe.training.members
-    titles = {model: ""} if members == 1 else {f"{model} x{members}": "", model: FIRST_MEMBER}
+    """The rows of a run: of all that it is made of, then of its parts alone (see `titles`)."""
     seconds = _seconds(run)
     found = []
-    for title, which in titles.items():
+    for title, which in titles(model, run.recipe).items():
         scores = {
             part: rounded(run.scores[which + part][comparison.metric]["mean"])
             for part in ("valid", "test")
         }
-        spent = sum(seconds) if which == "" else seconds[0]
+        spent = seconds[0] if which == FIRST_MEMBER else sum(seconds)
         extra = {"seconds": round(spent, 1), "versions": _versions(run)}
         found.append(comparison.row(run.info.seed, title, **scores, **extra))
     return found
+
+
+def titles(model: str, recipe: Recipe) -> dict[str, str]:
+    """Title: which scores of a run it stands for.
+
+    `MODEL x5 + GP` for five models and a Gaussian process, `MODEL x5` for these models alone and
+    `MODEL` for one of them.
+    """
+    members, process = recipe.training.members, recipe.training.gaussian_process
+    ensemble = f"{model} x{members}" if members > 1 else model
+    found = {f"{ensemble} + GP": ""} if process else {}
+    found[ensemble] = MODELS_ALONE if process else ""
+    return found if members == 1 else {**found, model: FIRST_MEMBER}
 
 
 def recipe_digest(recipe: Recipe) -> str:
@@ -357,7 +368,7 @@ def recipe_digest(recipe: Recipe) -> str:
     Every field with a value counts: where a default changes, so does the digest.
     """
     fields = recipe.model_dump(mode="json", exclude_none=True)
-    for key in (*PROTOCOL, "training.members"):
+    for key in (*PROTOCOL, "training.members", "training.gaussian_process"):
         *section, field = key.split(".")
         (fields[section[0]] if section else fields).pop(field, None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]

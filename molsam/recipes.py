@@ -248,6 +248,11 @@ class TrainingConfig(Section):
         "and kept; .99 looks back a hundred steps, 0 is the weights themselves",
     )
     members: int = Field(default=1, ge=1, description="models in the ensemble")
+    gaussian_process: bool = Field(
+        default=False,
+        description="one on Morgan counts joins the ensemble, by the share that validates best; "
+        "beyond 8,192 training rows there is none",
+    )
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = Field(
         default=False, description="train through torch.compile; for GPUs and long runs"
@@ -293,6 +298,11 @@ class Recipe(Section):
             return cls.model_validate(tables)
         except ValidationError as error:
             raise RecipeError(f"{where}: {_explain(error)}") from error
+
+    @property
+    def counted(self) -> bool:
+        """Whether Morgan counts are needed of the molecules that it is trained on."""
+        return self.data.fingerprints or self.training.gaussian_process
 
     def save(self, path: str | Path) -> None:
         """Write every field as TOML."""

@@ -7,6 +7,7 @@
       scalers.json             scales of the targets and descriptors, from training rows
       scores.json              every metric on valid and test
       predictions.csv          the test rows, measured and predicted
+      gaussian_process.safetensors   what joins the models, where it has a share
       SHA256SUMS               of what predictions stand on, once the run is finished
       member-0/                one folder a model of the ensemble
         weights.safetensors    best epoch on validation
@@ -37,6 +38,7 @@ from . import metrics, molecules, reading, scaling
 from .batches import PackedMolecules, evaluation_batches
 from .datasets import Chunk, Kind, MoleculeTable, is_table, iter_chunks
 from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
+from .gaussian_process import GaussianProcess
 from .models import MODELS
 from .recipes import DataConfig, Recipe
 from .scaling import Standardizer
@@ -50,7 +52,9 @@ CHUNK = 4096
 RECORDS = ("run.json", "recipe.toml", "split.json", "scalers.json", "scores.json")
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
-FIRST_MEMBER = "first member, "  # before the part of the scores of an ensemble's first model
+PROCESS = "gaussian_process.safetensors"
+# Before the part of the scores: an ensemble's first model, and all models without the process.
+FIRST_MEMBER, MODELS_ALONE = "first member, ", "models alone, "
 
 
 class RunInfo(BaseModel):
@@ -116,7 +120,7 @@ class Run:
         if not folder.is_dir():
             raise RunError(f"there is no run folder {folder}")
         if sealed(folder):
-            check_seal(folder, [*RECORDS, *_weights(folder)])
+            check_seal(folder, [*RECORDS, *_learnt(folder)])
         info = read_model(folder / "run.json", RunInfo)
         recipe = Recipe.load(existing(folder / "recipe.toml"))
         scalers = Scalers.load(folder / "scalers.json")
@@ -134,7 +138,7 @@ class Run:
 
     def seal(self) -> None:
         """Mark the run as finished: checksums over all that its predictions stand on."""
-        seal(self.folder, [*RECORDS, *_weights(self.folder)])
+        seal(self.folder, [*RECORDS, *_learnt(self.folder)])
 
     @cached_property
     def models(self) -> list[nn.Module]:
@@ -142,6 +146,12 @@ class Run:
         if not self.members:
             raise RunError(f"{self.folder} has no trained model yet; go on with --resume")
         return [self._load_model(member / WEIGHTS) for member in self.members]
+
+    @cached_property
+    def process(self) -> GaussianProcess | None:
+        """The Gaussian process that joins the models, where it has a share."""
+        path = self.folder / PROCESS
+        return GaussianProcess.load(path) if path.is_file() else None
 
     def _load_model(self, path: Path) -> nn.Module:
         with torch.random.fork_rng([]):  # the fresh weights are drawn only to be replaced
@@ -222,33 +232,44 @@ class Run:
             many = processes or reading.worthwhile(count, descriptors=choices.descriptors)
             shown = _shifted(progress, start, total)
             texts = table.frame[table.smiles]
-            yield table, begin_reading(texts, choices, processes=many, progress=shown)
+            yield table, self._begin_reading(texts, processes=many, progress=shown)
             start += len(table.frame)
 
+    def _begin_reading(self, smiles: Iterable[str], **how: Any) -> Callable[[], reading.Reading]:
+        """`begin_reading` of all that the models, and the process if there is one, read."""
+        counted = self.recipe.data.fingerprints or self.process is not None
+        return begin_reading(smiles, self.recipe.data, fingerprints=counted, **how)
+
     def predict_mols(self, mols: Sequence[Mol]) -> tuple[np.ndarray, np.ndarray]:
-        """(mean, std) over the ensemble in user units: (N, T), for classes (N, T, C)."""
-        choices = self.recipe.data
-        packed = PackedMolecules.from_mols(mols, choices.featurizer)
-        raw = reading.descriptor_matrix(mols) if choices.descriptors else None
-        counts = reading.fingerprint_matrix(mols) if choices.fingerprints else None
-        return self.predict_packed(describe(packed, raw, self.scalers, counts))
+        """(mean, std) of the ensemble in user units: (N, T), for classes (N, T, C).
 
-    def predict_packed(
-        self, packed: PackedMolecules, index: np.ndarray | None = None
+        The mean is that of the models, and of the Gaussian process by its share; the std is the
+        models' alone.
+        """
+        packed = PackedMolecules.from_mols(mols, self.recipe.data.featurizer)
+        raw = reading.descriptor_matrix(mols) if self.recipe.data.descriptors else None
+        return self._predict(packed, raw, reading.fingerprint_matrix(mols))
+
+    def _predict(
+        self, packed: PackedMolecules, raw: np.ndarray | None, counts: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`predict_mols` of the molecules `index`, else all, packed as the models read them."""
-        each = self.predict_each(packed, index)
-        return each.mean(axis=0), each.std(axis=0)
+        joined = counts if self.recipe.data.fingerprints else None
+        each = self.predict_each(describe(packed, raw, self.scalers, joined))
+        mean = each.mean(axis=0)
+        if self.process is not None:
+            assert counts is not None
+            mean = self.process.mixed(mean, counts)
+        return mean, each.std(axis=0)
 
-    def predict_each(self, packed: PackedMolecules, index: np.ndarray | None = None) -> np.ndarray:
-        """What every member predicts, M of them: (M, N, T), for classes (M, N, T, C)."""
-        outputs = (infer(model, packed, self.recipe, index) for model in self.models)
+    def predict_each(self, packed: PackedMolecules) -> np.ndarray:
+        """What every model predicts, M of them: (M, N, T), for classes (M, N, T, C)."""
+        outputs = (infer(model, packed, self.recipe) for model in self.models)
         return np.stack([to_user(z, self.info, self.scalers) for z in outputs])
 
     def evaluate(self, table: MoleculeTable, *, processes: int | None = None) -> dict[str, Any]:
         """Every metric on a table of measured molecules; unreadable rows are counted."""
         table = table.with_classes(self.info.classes) if self.info.classes else table
-        read = read_molecules(table.smiles, self.recipe.data, processes=processes)
+        read = self._begin_reading(table.smiles, processes=processes)()
         if read.packed is None:
             raise RunError(f"none of the {len(table)} molecules of {table.source} can be read")
         mean, _ = self._predict_read(read)
@@ -258,8 +279,7 @@ class Run:
     def _predict_read(self, read: reading.Reading) -> tuple[np.ndarray, np.ndarray]:
         if read.packed is None:
             return self._nothing()
-        raw, counts = read.descriptors, read.fingerprints
-        return self.predict_packed(describe(read.packed, raw, self.scalers, counts))
+        return self._predict(read.packed, read.descriptors, read.fingerprints)
 
     def _predicted(self, table: Chunk, read: reading.Reading | None = None) -> pd.DataFrame:
         """The table with predictions of what was read of it."""
@@ -426,6 +446,10 @@ def provenance() -> dict[str, str]:
 
 def _weights(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.glob(f"member-*/{WEIGHTS}"))
+
+
+def _learnt(folder: Path) -> list[str]:
+    return [*_weights(folder), *(path.name for path in folder.glob(PROCESS))]
 
 
 def _with_unit(task: str, unit: str) -> str:

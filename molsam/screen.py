@@ -190,11 +190,12 @@ def _rows(rows: Sequence[int]) -> str:
 
 def say_scores(done: list[Run]) -> None:
     """Test scores of one run, or mean and standard deviation over repeats."""
-    from .runs import FIRST_MEMBER
+    from .runs import FIRST_MEMBER, MODELS_ALONE
 
     parts = {
         "validation": "valid",
         "test": "test",
+        "models alone, test": f"{MODELS_ALONE}test",
         "first member alone, test": f"{FIRST_MEMBER}test",
         "random forest, test": "random forest, test",
     }

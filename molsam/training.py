@@ -16,6 +16,7 @@ from .batches import PackedMolecules
 from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
 from .files import RunError, read_model, write_atomic, write_json
+from .gaussian_process import MOST_ROWS, GaussianProcess
 from .molecules import InvalidMolecule
 from .recipes import DataConfig, Recipe, TrainingConfig
 from .runs import Run, RunInfo, Scalers
@@ -61,6 +62,7 @@ def fit(
     device = str(runs.pick_device(device))
     check_served(recipe.training, table.kind)
     how: dict[str, Any] = {"processes": processes, "progress": on_read}
+    how["fingerprints"] = recipe.counted
     prepared = prepare(table, recipe.data, seed, baseline=baseline, **how)
     scalers = fit_scalers(prepared)
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
@@ -126,7 +128,8 @@ class Readable:
 class Prepared:
     """A table behind the door: what could be read, how it is split, and what could not.
 
-    `problem` is what a baseline learns from, where one is asked for.
+    `fingerprints` are there if anything asked for them, the recipe's data or not; `problem` is what
+    a baseline learns from, where one is asked for.
     """
 
     table: MoleculeTable
@@ -231,7 +234,7 @@ def divide(rows: Readable, choices: DataConfig, seed: int, *, baseline: bool = F
         table=table,
         packed=read.packed,
         descriptors=read.descriptors if choices.descriptors else None,
-        fingerprints=read.fingerprints if choices.fingerprints else None,
+        fingerprints=read.fingerprints,
         split=split_rows(rows, choices, seed),
         bad=rows.bad,
         problem=baselines.Problem.of(table, read, choices.salts, choices.charges)
@@ -350,8 +353,9 @@ def train_members(
 ) -> PackedMolecules:
     """Train every member of `run`; returns the molecules as its models read them."""
     labels = run.scalers.target.transform(prepared.table.y)
+    counts = prepared.fingerprints if run.recipe.data.fingerprints else None
     packed = runs.describe(
-        prepared.packed.labelled(labels), prepared.descriptors, run.scalers, prepared.fingerprints
+        prepared.packed.labelled(labels), prepared.descriptors, run.scalers, counts
     )
     trainer = Trainer(run, packed, prepared.split, progress)
     for member in range(run.recipe.training.members):
@@ -382,8 +386,14 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     """Score, draw, and seal the folder with checksums."""
     table, split, info = prepared.table, prepared.split, run.info
     each = run.predict_each(packed)
-    mean = each.mean(axis=0)
-    judged = {"": mean} if len(each) == 1 else {"": mean, runs.FIRST_MEMBER: each[0]}
+    models = mean = each.mean(axis=0)
+    judged = {}
+    if run.recipe.training.gaussian_process:
+        mean = joined_by_process(run, models, prepared)
+        judged[runs.MODELS_ALONE] = models
+    if len(each) > 1:
+        judged[runs.FIRST_MEMBER] = each[0]
+    judged[""] = mean
     scores = {
         which + part: runs.score_all(info.kind, table.y[index], prediction[index], info.tasks)
         for which, prediction in judged.items()
@@ -398,3 +408,22 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     report.write_predictions(run, table.take(split.test), mean[split.test])
     report.draw(run, table.y[split.test], mean[split.test])
     run.seal()
+
+
+def joined_by_process(run: Run, models: np.ndarray, prepared: Prepared) -> np.ndarray:
+    """What the run predicts of all molecules with a Gaussian process beside its `models`.
+
+    The process is kept in the run's folder, unless validation leaves it no share.
+    """
+    table, split, counts = prepared.table, prepared.split, prepared.fingerprints
+    assert counts is not None
+    if len(split.train) > MOST_ROWS:
+        return models
+    classes = {"regression": 0, "binary": 2}.get(table.kind, len(table.classes))
+    process = GaussianProcess.fit(counts[split.train], table.y[split.train], classes)
+    metric = metric_name(run.recipe.training, table.kind)
+    valid = split.valid
+    process = process.sharing(models[valid], counts[valid], table.y[valid], metric)
+    if process.share:
+        process.save(run.folder / runs.PROCESS)
+    return process.mixed(models, counts)

@@ -13,11 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from rdkit.Chem import rdFingerprintGenerator
-from rdkit.DataStructs import TanimotoSimilarity
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -28,6 +23,7 @@ from sklearn.svm import SVC, SVR
 
 from molsam import baselines, datasets, fit, metrics, molecules, reading, splits
 from molsam.baselines import BASELINES, BaselineError, Problem, fit_predict, forests, machines
+from molsam.gaussian_process import min_max_kernel
 from molsam.splits import Split
 
 SMILES = ["CCO", "c1ccccc1", "C", "[Na+].[Cl-]", "CC(=O)Oc1ccccc1C(=O)O", "[Fe+2]", "C" * 60]
@@ -265,35 +261,6 @@ def test_baselines_learn_permeability(name, moleculenet):
 # kernels
 
 
-def min_max_twin(a: np.ndarray, b: np.ndarray) -> float:
-    smaller = sum(min(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True))
-    larger = sum(max(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True))
-    return smaller / larger if larger else 1.0
-
-
-COUNTS = arrays(np.uint16, st.tuples(st.integers(1, 7), st.just(5)), elements=st.integers(0, 9))
-
-
-@given(COUNTS, COUNTS, st.integers(1, 4))
-def test_the_min_max_kernel_is_its_formula(a, b, block):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machines, "BLOCK", block)
-        found = machines.min_max_kernel(a, b)
-    expected = [[min_max_twin(x, y) for y in b] for x in a]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_the_min_max_kernel_is_rdkits_tanimoto_similarity():
-    smiles = [*SMILES, *tiny.regression(20).smiles]
-    mols = molecules.parse_many(smiles).mols
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    prints = [generator.GetCountFingerprint(mol) for mol in mols]
-    counts = np.stack([molecules.morgan_counts(mol) for mol in mols]).astype(np.uint16)
-    found = machines.min_max_kernel(counts, counts[:9])
-    expected = [[TanimotoSimilarity(p, q) for q in prints[:9]] for p in prints]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
 def test_squared_distances_make_the_rbf_kernel():
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=(7, 3)), generator.normal(size=(4, 3))
@@ -319,7 +286,7 @@ def best_regressor_twin(problem: Problem, split: Split, kernels: list[np.ndarray
 def test_validation_chooses_the_regressor():
     problem = problem_of(tiny.regression())
     counts = problem.fingerprints
-    kernels = [machines.min_max_kernel(counts, counts[SPLIT.train]) ** p for p in (1, 8)]
+    kernels = [min_max_kernel(counts, counts[SPLIT.train]) ** p for p in (1, 8)]
     found = machines.best_machine(problem, SPLIT, "rmse", kernels)[:, 0]
     expected = best_regressor_twin(problem, SPLIT, kernels)
     np.testing.assert_allclose(found[40:], expected[40:], rtol=1e-6)
@@ -329,7 +296,7 @@ def test_validation_chooses_the_regressor():
 def test_validation_chooses_one_setting_for_all_tasks():
     """With missing labels, by the mean score over tasks; probabilities rank as decisions do."""
     problem = problem_of(tiny.multilabel())
-    kernel = machines.min_max_kernel(problem.fingerprints, problem.fingerprints[SPLIT.train])
+    kernel = min_max_kernel(problem.fingerprints, problem.fingerprints[SPLIT.train])
     found = machines.best_machine(problem, SPLIT, "roc_auc", [kernel])
     scores = []
     for c, weight in product(machines.COSTS, machines.WEIGHTS):
@@ -351,7 +318,7 @@ def test_without_a_score_on_validation_the_first_setting_serves():
     problem = problem_of(tiny.binary())
     y = np.array(problem.y)
     y[SPLIT.valid] = 1
-    kernel = machines.min_max_kernel(problem.fingerprints, problem.fingerprints[SPLIT.train])
+    kernel = min_max_kernel(problem.fingerprints, problem.fingerprints[SPLIT.train])
     found = machines.best_machine(replace(problem, y=y), SPLIT, "roc_auc", [kernel])
     assert np.isfinite(found[40:]).all()
 

@@ -135,6 +135,20 @@ def test_an_ensemble_stands_beside_its_first_member(tmp_path):
     assert 0 < first.seconds < ensemble.seconds
 
 
+def test_an_ensemble_with_a_process_stands_before_its_models_alone(tmp_path):
+    recipe = tiny.recipe(members=2, gaussian_process=True)
+    with tiny.undrawn():
+        run = fit(recipe, tiny.regression(), out=tmp_path / "run")
+    rows = comparison.run_rows(compared([0]), [run])
+    parts = ["test", "models alone, test", "first member, test"]
+    assert [row.model for row in rows] == ["molsam x2 + GP", "molsam x2", "molsam"]
+    for row, part in zip(rows, parts, strict=True):
+        assert row.test == pytest.approx(run.scores[part]["rmse"]["mean"], rel=1e-5)
+    assert len({row.test for row in rows}) == 3
+    one = recipe.change({"members": 1})
+    assert comparison.titles("molsam", one) == {"molsam + GP": "", "molsam": "models alone, "}
+
+
 def test_runs_are_recorded_by_what_was_trained(run, tmp_path):
     found, path = compared([1]), tmp_path / "scores.csv"
     (forest,) = baseline_rows(found, ["rf"], path)
@@ -149,6 +163,7 @@ def test_runs_are_recorded_by_what_was_trained(run, tmp_path):
 def test_a_recipe_is_told_apart_by_what_is_trained():
     digest, recipe = comparison.recipe_digest, tiny.recipe()
     same = {"data.split": "scaffold", "data.split_seed": 3, "data.targets": ("a",), "members": 2}
+    same |= {"gaussian_process": True}
     others = {
         "optimizer.lr": 0.123,
         "data.descriptors": not recipe.data.descriptors,

@@ -209,8 +209,8 @@ def test_a_table_with_the_columns_of_a_task_trains_by_its_recipe(name, tmp_path,
     assert tiny.history(run).columns.str.fullmatch(f"valid_{task.metric}").sum() == 1
 
 
-def test_the_default_recipe_is_five_models_of_the_defaults():
-    assert Recipe.load("default") == Recipe().change({"members": 5})
+def test_the_default_recipe_is_five_models_of_the_defaults_and_a_process():
+    assert Recipe.load("default") == Recipe().change({"members": 5, "gaussian_process": True})
 
 
 def test_an_empty_file_is_the_defaults_and_a_model_is_compt_unless_named(write):

@@ -44,6 +44,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
             tiny.regression(),
             out=folder / "g",
         ),
+        "gaussian_process": fit(
+            tiny.recipe(epochs=1, gaussian_process=True), tiny.regression(), out=folder / "p"
+        ),
         "gru": fit(tiny.recipe(epochs=1, readout="gru"), tiny.regression(), out=folder / "u"),
     }  # fmt: skip
 
@@ -171,9 +174,9 @@ def test_processes_are_started_when_there_is_enough_to_do(total, expected, run, 
 
     begin = runs.begin_reading
 
-    def recording(smiles, choices, *, processes, progress):
+    def recording(smiles, choices, *, processes, **how):
         asked.append(processes)
-        return begin(smiles, choices, processes=1, progress=progress)
+        return begin(smiles, choices, processes=1, **how)
 
     monkeypatch.setattr(runs, "begin_reading", recording)
     run.predict(["C"] * total if total else (text for text in ["C"] * 14))

@@ -131,6 +131,7 @@ def poisoned(table: MoleculeTable, objective: Objective, choices: DataConfig, re
 @pytest.mark.parametrize("split", ["random", "balanced_scaffold"])
 def test_no_label_of_a_test_row_reaches_an_objective(split, kind, tmp_path):
     fields = {"data.split": split, "class_weights": kind == "binary", "optimizer.lr": 0.01}
+    fields["gaussian_process"] = split == "random"
     recipe = tiny.recipe(epochs=2, descriptors=True, **fields)
     table = tiny.KINDS[kind]()
     clean = Objective(table, recipe)

@@ -40,6 +40,7 @@ SMALL = {
     "training.epochs": 3,
     "training.batch_size": 16,
     "training.members": 1,
+    "training.gaussian_process": False,
 }
 
 

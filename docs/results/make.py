@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from molsam.baselines import BASELINES
-from molsam.comparison import OURS, Row, Summary, read_rows, recipe_digest, summarize, verdicts
+from molsam.comparison import (
+    OURS,
+    Row,
+    Summary,
+    read_rows,
+    recipe_digest,
+    summarize,
+    titles,
+    verdicts,
+)
 from molsam.datasets import TASKS
 from molsam.metrics import METRICS
 from molsam.recipes import Recipe
@@ -89,26 +98,26 @@ def of_recipe(
             chosen.append(row)
         elif row.model in ours:
             chosen.append(row._replace(model=ours[row.model]))
-    return sorted(chosen, key=lambda row: (row.model in BASELINES, row.model == OURS))
+    order = [*ours.values(), *BASELINES]
+    return sorted(chosen, key=lambda row: order.index(row.model))
 
 
 def names_of(recipe: str) -> dict[str, str]:
-    """`molsam DIGEST xM` -> `molsam xM` and `molsam DIGEST` -> `molsam` of a shipped recipe."""
+    """`molsam DIGEST x5` -> `molsam x5`, and so on for all titles of a shipped recipe's rows."""
     path = RECIPES / f"{recipe}.toml"
     if not path.is_file():
         return {}
     chosen = Recipe.load(path)
-    name, members = f"{OURS} {recipe_digest(chosen)}", chosen.training.members
-    ensemble = {f"{name} x{members}": f"{OURS} x{members}"} if members > 1 else {}
-    return {**ensemble, name: OURS}
+    recorded = titles(f"{OURS} {recipe_digest(chosen)}", chosen)
+    return dict(zip(recorded, titles(OURS, chosen), strict=True))
 
 
 def table(found: dict[str, list[Row]], protocol: str) -> str:
     """Tasks below each other, models beside each other, the best mean in bold."""
     summaries = {task: {named(s.model): s for s in summarize(rows)} for task, rows in found.items()}
     known = {name for each in summaries.values() for name in each}
-    names = ["one model", *sorted(n for n in known if n.startswith("ensemble"))]
-    names += [b.title for b in BASELINES.values() if b.title in known]
+    baselines = [b.title for b in BASELINES.values() if b.title in known]
+    names = ["one model", *sorted(known - {"one model", *baselines}), *baselines]
     paper = ["the paper"] if protocol == PAPER_PROTOCOL else []
     lines = [["", "", *names, *paper], ["---"] * (2 + len(names) + len(paper))]
     for task, each in summaries.items():
@@ -198,8 +207,9 @@ def named(model: str) -> str:
     """`molsam x5` -> ensemble of 5; a baseline by its title."""
     if model in BASELINES:
         return BASELINES[model].title
-    members = model.removeprefix(OURS).removeprefix(" x")
-    return f"ensemble of {members}" if members else "one model"
+    members, _, process = model.removeprefix(OURS).removeprefix(" x").partition(" + ")
+    ours = f"ensemble of {members}" if members else "one model"
+    return f"{ours}, {process}" if process else ours
 
 
 if __name__ == "__main__":

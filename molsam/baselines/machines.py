@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from scipy.special import softmax
 
+from ..gaussian_process import min_max_kernel
 from ..metrics import METRICS, score
 from ..scaling import Standardizer, fit_descriptors, scale_descriptors
 from ..splits import Split
@@ -24,7 +24,6 @@ TUBES = (0.03, 0.1)  # epsilon, in standard deviations of the labels
 WEIGHTS = (None, "balanced")
 GAMMAS = (0.1, 0.3, 1.0, 3.0)  # in units of 1 / (columns x variance), scikit-learn's default
 MOST_ROWS = 16_000
-BLOCK = 1024
 
 
 def too_large(problem: Problem) -> str:
@@ -53,25 +52,6 @@ def rbf_machine(problem: Problem, split: Split, metric: str, seed: int) -> np.nd
     unit = 1 / (x.shape[1] * max(float(known.var()), 1e-12))
     squared = squared_distances(x, known)
     return best_machine(problem, split, metric, (np.exp(-g * unit * squared) for g in GAMMAS))
-
-
-def min_max_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """k(a, b) = sum_i min(a_i, b_i) / sum_i max(a_i, b_i), the Tanimoto similarity of counts.
-
-    Ralaivola et al., Neural Networks 18 (2005) 1093. a -> (N, K), b -> (M, K) whole counts from 0;
-    returns (N, M) float32, 1 where both are all zeros. A count c is written as c ones,
-    so that sum min is a product of sparse matrices, made in blocks of `BLOCK` rows.
-    """
-    tops = np.maximum(a.max(axis=0), b.max(axis=0)).astype(np.int64)
-    left, right = _unary(a, tops), _unary(b, tops).T.tocsr()
-    sizes, others = left.sum(axis=1), right.sum(axis=0)
-    out = np.empty((len(a), len(b)), dtype=np.float32)
-    for start in range(0, len(a), BLOCK):
-        rows = slice(start, start + BLOCK)
-        shared = (left[rows] @ right).toarray()
-        union = sizes[rows, None] + others - shared
-        out[rows] = np.where(union > 0, shared / np.maximum(union, 1), 1)
-    return out
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -158,14 +138,3 @@ def _probabilities(
         decision = np.stack([np.zeros_like(decision), decision], axis=1)
     out[:, present] = softmax(decision, axis=1)
     return out
-
-
-def _unary(counts: np.ndarray, tops: np.ndarray) -> sparse.csr_array:
-    """Each count c of column i as ones in the first c of the `tops[i]` columns that stand for i."""
-    rows, columns = np.nonzero(counts)
-    times = counts[rows, columns].astype(np.int64)
-    within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-    starts = np.cumsum(tops) - tops
-    places = np.repeat(rows, times), np.repeat(starts[columns], times) + within
-    shape = (len(counts), int(tops.sum()))
-    return sparse.csr_array((np.ones(len(within), dtype=np.float32), places), shape=shape)

@@ -59,8 +59,8 @@ class Contest(Study):
     def recipe(self, task: str, variant: str) -> Recipe:
         recipe = self.change(Recipe.load(task), variant)
         epochs = max(1, round(self.lengths.get(variant, 1) * recipe.training.epochs))
-        whole = {"epochs": epochs, "patience": None, "sharpness_every": epochs, "members": 1}
-        return recipe.change(whole)
+        whole = {"epochs": epochs, "patience": None, "sharpness_every": epochs}
+        return recipe.change({**whole, "members": 1, "gaussian_process": False})
 
     def row(self, run: Run) -> dict[str, Any]:
         return full_row_of(run)

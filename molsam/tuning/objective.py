@@ -52,8 +52,9 @@ class Objective:
         self.metric = metric_name(recipe.training, table.kind)
         self.device = str(runs.pick_device(device))
         self._how: dict[str, Any] = {"processes": processes, "progress": on_read}
-        for part in ("descriptors", "fingerprints"):
-            self._how[part] = getattr(recipe.data, part) or f"data.{part}" in searched
+        counted = {"data.fingerprints", "training.gaussian_process"}
+        self._how["descriptors"] = recipe.data.descriptors or "data.descriptors" in searched
+        self._how["fingerprints"] = recipe.counted or not counted.isdisjoint(searched)
         self._read: dict[tuple[str, ...], Readable] = {}
 
     def check(self, recipe: Recipe, repeats: int) -> None:
@@ -85,9 +86,12 @@ class Objective:
                 Path(folder) / "run", recipe, self.table, prepared, scalers, seed, self.device
             )
             packed = training.train_members(run, prepared, progress)
-            valid = prepared.split.valid
-            mean, _ = run.predict_packed(packed, valid)
-        found = metrics.score(self.metric, prepared.table.y[valid], mean, run.info.tasks).mean
+            mean = run.predict_each(packed).mean(axis=0)
+            if recipe.training.gaussian_process:
+                mean = training.joined_by_process(run, mean, prepared)
+        valid = prepared.split.valid
+        y = prepared.table.y[valid]
+        found = metrics.score(self.metric, y, mean[valid], run.info.tasks).mean
         if not math.isfinite(found):
             raise TrialError(
                 f"{self.metric} on the validation rows of split seed {seed} is {found}"

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 RECORD, BEST, TRIALS = "tune.json", "best.toml", "trials.csv"
 # Worse than the best trial on each of two splits has p = 1/4, and is enough.
 PRUNE_BELOW = 0.3
-ONE_MODEL = {"training.members": 1}  # each more would cost a trial as much again
+# Each more would cost a trial as much again, and a Gaussian process would hide what differs.
+ONE_MODEL = {"training.members": 1, "training.gaussian_process": False}
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
