@@ -209,6 +209,9 @@ def say_scores(done: list[Run]) -> None:
     if len(done) > 1:
         seeds = f"{done[0].info.seed} to {done[-1].info.seed}"
         out.print(f"mean ± standard deviation over {len(done)} runs, seeds {seeds}")
+    shares = [run.share for run in done if run.recipe.training.gaussian_process]
+    if shares:
+        out.print(f"share of the Gaussian process: {', '.join(f'{share:g}' for share in shares)}")
     excluded = sorted(
         {task for metric in scores[0]["test"].values() for task in metric["excluded"]}
     )

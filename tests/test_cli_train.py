@@ -155,6 +155,17 @@ def test_progress_of_an_ensemble_names_its_model(mine, tmp_path):
     assert re.search(columns("RMSE", *(f"{score:.3f}" for score in (valid, *both))), result.out)
 
 
+def test_the_share_of_a_process_is_told(mine, tmp_path):
+    words = "--data", mine, "--target", "pIC50", "--epochs", 1, "--out", tmp_path / "run"
+    assert "share" not in train(*words).out
+    words = *words[:-1], tmp_path / "runs", "--repeats", 2, "--set", "gaussian_process=true"
+    result = train(*words)
+    shares = [Run.load(tmp_path / "runs" / f"seed-{s}").share for s in range(2)]
+    assert min(shares) > 0
+    assert f"share of the Gaussian process: {shares[0]:g}, {shares[1]:g}\n" in result.out
+    assert re.search(columns("validation", "test", "models alone, test"), result.out)
+
+
 def test_a_forest_beside(mine, tmp_path):
     result = train(
         "--data", mine, "--target", "pIC50", "--epochs", 1, "--baseline", "--out", tmp_path / "run"
