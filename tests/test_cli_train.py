@@ -157,7 +157,7 @@ def test_progress_of_an_ensemble_names_its_model(mine, tmp_path):
 
 def test_the_share_of_a_process_is_told(mine, tmp_path):
     words = "--data", mine, "--target", "pIC50", "--epochs", 1, "--out", tmp_path / "run"
-    assert "share" not in train(*words).out
+    assert "Gaussian" not in train(*words).out
     words = *words[:-1], tmp_path / "runs", "--repeats", 2, "--set", "gaussian_process=true"
     result = train(*words)
     shares = [Run.load(tmp_path / "runs" / f"seed-{s}").share for s in range(2)]
