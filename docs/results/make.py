@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from molsam.baselines import BASELINES
@@ -63,20 +63,22 @@ def page(rows: Sequence[Row], text: str) -> str:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     parts = [BEGIN]
-    for title, recipe_of in (("Recipes", str), ("The default recipe", lambda task: "default")):
-        for protocol in PROTOCOLS:
-            parts += section(rows, protocol, title, recipe_of)
+    tables = list(dict.fromkeys([*TASKS, *(row.task for row in rows)]))
+    for protocol in PROTOCOLS:
+        parts += section(rows, protocol, "Recipes", {task: task for task in TASKS})
+    for protocol in PROTOCOLS:
+        parts += section(rows, protocol, "The default recipe", dict.fromkeys(tables, "default"))
     return before + "\n\n".join([*parts, END]) + after
 
 
 def section(
-    rows: Sequence[Row], protocol: str, title: str, recipe_of: Callable[[str], str]
+    rows: Sequence[Row], protocol: str, title: str, recipes: Mapping[str, str]
 ) -> Iterator[str]:
     """Title, table and verdicts of one protocol, where there are rows of it.
 
-    recipe_of -> the name of the recipe that is shown for a task.
+    recipes -> task, or file: the name of the recipe that is shown for it.
     """
-    found = {task: of_recipe(rows, task, protocol, recipe_of(task)) for task in TASKS}
+    found = {task: of_recipe(rows, task, protocol, name) for task, name in recipes.items()}
     found = {task: chosen for task, chosen in found.items() if chosen}
     if not found:
         return
