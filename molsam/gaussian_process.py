@@ -81,6 +81,7 @@ class GaussianProcess:
 
         The noise s is that of `NOISES` whose leave-one-out error is least, for each column alone.
         """
+        y = np.asarray(y, dtype=np.float64)
         if classes > 2:
             each = np.where(np.isnan(y)[..., None], np.nan, y[..., None] == np.arange(classes))
             y = each.reshape(len(y), -1)

@@ -419,10 +419,8 @@ def joined_by_process(run: Run, models: np.ndarray, prepared: Prepared) -> np.nd
     assert counts is not None
     if len(split.train) > MOST_ROWS:
         return models
-    classes = {"regression": 0, "binary": 2}.get(table.kind, len(table.classes))
-    process = GaussianProcess.fit(counts[split.train], table.y[split.train], classes)
-    metric = metric_name(run.recipe.training, table.kind)
-    valid = split.valid
+    metric, valid = metric_name(run.recipe.training, table.kind), split.valid
+    process = GaussianProcess.fit(counts[split.train], table.y[split.train], table.outcomes)
     process = process.sharing(models[valid], counts[valid], table.y[valid], metric)
     if process.share:
         process.save(run.folder / runs.PROCESS)

@@ -33,10 +33,6 @@ def counts_of(table: datasets.MoleculeTable) -> np.ndarray:
     return counts
 
 
-def classes_of(table: datasets.MoleculeTable) -> int:
-    return {"regression": 0, "binary": 2}.get(table.kind, len(table.classes))
-
-
 @pytest.fixture(scope="module")
 def counts() -> np.ndarray:
     return counts_of(tiny.regression())
@@ -135,7 +131,7 @@ def test_labels_that_never_differ_are_predicted(counts):
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_the_share_is_the_best_of_all(kind, counts):
     table = tiny.KINDS[kind]()
-    process = GaussianProcess.fit(counts[TRAIN], table.y[TRAIN].astype(float), classes_of(table))
+    process = GaussianProcess.fit(counts[TRAIN], table.y[TRAIN].astype(float), table.outcomes)
     f, metric = process.predict(counts[REST]), metrics.default_metric(table.kind)
     noise = np.random.default_rng(0).normal(size=f.shape)
     models = f + noise if table.kind == "regression" else abs(noise) / (1 + abs(noise))
@@ -185,7 +181,7 @@ def test_a_run_predicts_by_models_and_process(trained):
     """What it predicts is made of its models and of a process that is fitted anew here."""
     table, run = trained
     train, counts = rows_of(run)["train"], counts_of(table)
-    f = GaussianProcess.fit(counts[train], table.y[train], classes_of(table)).predict(counts)
+    f = GaussianProcess.fit(counts[train], table.y[train], table.outcomes).predict(counts)
     packed = reading.read(table.smiles, run.recipe.data.featurizer).packed
     models, share = run.predict_each(packed).mean(axis=0), run.process.share
     mean, _ = run.predict_mols(molecules.parse_many(table.smiles).mols)

@@ -59,7 +59,7 @@ class Problem:
             y=table.y,
             tasks=table.tasks,
             kind=table.kind,
-            classes={"regression": 0, "binary": 2}.get(table.kind, len(table.classes)),
+            classes=table.outcomes,
             salts=salts,
             charges=charges,
         )

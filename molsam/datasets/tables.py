@@ -69,6 +69,11 @@ class MoleculeTable:
     def __len__(self) -> int:
         return len(self.smiles)
 
+    @property
+    def outcomes(self) -> int:
+        """How many classes a label is one of; 0 for regression."""
+        return {"regression": 0, "binary": 2}.get(self.kind, len(self.classes))
+
     def take(self, index: np.ndarray | list[int] | slice) -> MoleculeTable:
         """The molecules at `index` (positions or a mask), in that order."""
         at = np.arange(len(self))[index]
