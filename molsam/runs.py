@@ -242,8 +242,11 @@ class Run:
 
     def _begin_reading(self, smiles: Iterable[str], **how: Any) -> Callable[[], reading.Reading]:
         """`begin_reading` of all that the models, and the process if there is one, read."""
-        counted = self.recipe.data.fingerprints or self.process is not None
-        return begin_reading(smiles, self.recipe.data, fingerprints=counted, **how)
+        return begin_reading(smiles, self.recipe.data, fingerprints=self._counted, **how)
+
+    @property
+    def _counted(self) -> bool:
+        return self.recipe.data.fingerprints or self.process is not None
 
     def predict_mols(self, mols: Sequence[Mol]) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std) of the ensemble in user units: (N, T), for classes (N, T, C).
@@ -253,7 +256,8 @@ class Run:
         """
         packed = PackedMolecules.from_mols(mols, self.recipe.data.featurizer)
         raw = reading.descriptor_matrix(mols) if self.recipe.data.descriptors else None
-        return self._predict(packed, raw, reading.fingerprint_matrix(mols))
+        counts = reading.fingerprint_matrix(mols) if self._counted else None
+        return self._predict(packed, raw, counts)
 
     def _predict(
         self, packed: PackedMolecules, raw: np.ndarray | None, counts: np.ndarray | None
