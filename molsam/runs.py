@@ -270,9 +270,12 @@ class Run:
             mean = self.process.mixed(mean, counts)
         return mean, each.std(axis=0)
 
-    def predict_each(self, packed: PackedMolecules) -> np.ndarray:
-        """What every model predicts, M of them: (M, N, T), for classes (M, N, T, C)."""
-        outputs = (infer(model, packed, self.recipe) for model in self.models)
+    def predict_each(self, packed: PackedMolecules, index: np.ndarray | None = None) -> np.ndarray:
+        """What every model, M of them, predicts of the molecules `index`, else of all.
+
+        (M, N, T), for classes (M, N, T, C), in user units.
+        """
+        outputs = (infer(model, packed, self.recipe, index) for model in self.models)
         return np.stack([to_user(z, self.info, self.scalers) for z in outputs])
 
     def evaluate(self, table: MoleculeTable, *, processes: int | None = None) -> dict[str, Any]:

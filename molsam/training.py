@@ -140,6 +140,11 @@ class Prepared:
     bad: list[InvalidMolecule]
     problem: baselines.Problem | None
 
+    def counts(self) -> np.ndarray:
+        """The fingerprints, where they were asked for."""
+        assert self.fingerprints is not None
+        return self.fingerprints
+
 
 def load_table(
     recipe: Recipe, data: str | Path, *, kind: Kind | None = None, **where: Any
@@ -387,9 +392,12 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     table, split, info = prepared.table, prepared.split, run.info
     each = run.predict_each(packed)
     models = mean = each.mean(axis=0)
+    process = fit_process(run, models[split.valid], prepared)
+    if process is not None:
+        process.save(run.folder / runs.PROCESS)
+        mean = process.mixed(models, prepared.counts())
     judged = {}
     if run.recipe.training.gaussian_process:
-        mean = joined_by_process(run, models, prepared)
         judged[runs.MODELS_ALONE] = models
     if len(each) > 1:
         judged[runs.FIRST_MEMBER] = each[0]
@@ -410,18 +418,17 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     run.seal()
 
 
-def joined_by_process(run: Run, models: np.ndarray, prepared: Prepared) -> np.ndarray:
-    """What the run predicts of all molecules with a Gaussian process beside its `models`.
+def fit_process(run: Run, models: np.ndarray, prepared: Prepared) -> GaussianProcess | None:
+    """The Gaussian process beside the models of a run, with the share that validation gives it.
 
-    The process is kept in the run's folder, unless validation leaves it no share.
+    models -> what they predict of the validation rows. None where the recipe asks for no process,
+    where the training rows are too many, and where its share would be 0.
     """
-    table, split, counts = prepared.table, prepared.split, prepared.fingerprints
-    assert counts is not None
-    if len(split.train) > MOST_ROWS:
-        return models
+    table, split = prepared.table, prepared.split
+    if not run.recipe.training.gaussian_process or len(split.train) > MOST_ROWS:
+        return None
+    counts = prepared.counts()
     metric, valid = metric_name(run.recipe.training, table.kind), split.valid
     process = GaussianProcess.fit(counts[split.train], table.y[split.train], table.outcomes)
-    process = process.sharing(models[valid], counts[valid], table.y[valid], metric)
-    if process.share:
-        process.save(run.folder / runs.PROCESS)
-    return process.mixed(models, counts)
+    process = process.sharing(models, counts[valid], table.y[valid], metric)
+    return process if process.share else None

@@ -220,8 +220,9 @@ def test_other_test_labels_change_no_prediction(tmp_path):
 
 def test_models_that_need_no_help_get_none(tmp_path, monkeypatch):
     keep = GaussianProcess.sharing
-    refusing = lambda self, *given: replace(keep(self, *given), share=0.0)  # noqa: E731
-    monkeypatch.setattr(GaussianProcess, "sharing", refusing)
+    monkeypatch.setattr(
+        GaussianProcess, "sharing", lambda self, *given: replace(keep(self, *given), share=0.0)
+    )
     _, run = made(tiny.regression(), tmp_path)
     assert run.process is None
     assert run.scores["test"] == run.scores[f"{MODELS_ALONE}test"]

@@ -86,12 +86,13 @@ class Objective:
                 Path(folder) / "run", recipe, self.table, prepared, scalers, seed, self.device
             )
             packed = training.train_members(run, prepared, progress)
-            mean = run.predict_each(packed).mean(axis=0)
-            if recipe.training.gaussian_process:
-                mean = training.joined_by_process(run, mean, prepared)
-        valid = prepared.split.valid
+            valid = prepared.split.valid
+            mean = run.predict_each(packed, valid).mean(axis=0)
+            process = training.fit_process(run, mean, prepared)
+            if process is not None:
+                mean = process.mixed(mean, prepared.counts()[valid])
         y = prepared.table.y[valid]
-        found = metrics.score(self.metric, y, mean[valid], run.info.tasks).mean
+        found = metrics.score(self.metric, y, mean, run.info.tasks).mean
         if not math.isfinite(found):
             raise TrialError(
                 f"{self.metric} on the validation rows of split seed {seed} is {found}"
