@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import tiny
 
 from molsam import comparison, files
+from molsam.comparison import fitted
 
 NAMES = ["svm-tanimoto", "svm-rbf"]
 PLACES = ("in the third write", "after the third write", "in the third fit")
@@ -49,9 +50,9 @@ def prepare(where: str) -> None:
     if where == "in the third write":
         files.os.replace = third(os.replace, cut_short)  # type: ignore[assignment]
     elif where == "after the third write":
-        comparison.add_rows = third(comparison.add_rows, lambda *_: None, die)
+        fitted.add_rows = third(fitted.add_rows, lambda *_: None, die)
     else:
-        comparison.fit_baseline = third(comparison.fit_baseline)
+        fitted.fit_baseline = third(fitted.fit_baseline)
 
 
 def compare(path: Path) -> list[comparison.Row]:

@@ -24,7 +24,14 @@ from scipy import stats
 
 from molsam import Recipe, Run, baselines, comparison, fit, metrics
 from molsam.baselines import forests, machines
-from molsam.comparison import CompareError, Comparison, Row, Summary, baseline_rows
+from molsam.comparison import (
+    CompareError,
+    Comparison,
+    Row,
+    Summary,
+    baseline_rows,
+    fitted,
+)
 from molsam.files import read_json
 
 TWO = ["svm-tanimoto", "svm-rbf"]
@@ -185,7 +192,7 @@ def test_what_stands_in_the_csv_is_not_fitted_again(tmp_path, monkeypatch):
     first = baseline_rows(compared(range(2)), TWO, path, told=told.append)
     assert told == first == comparison.read_rows(path)
     assert [(row.seed, row.model) for row in first] == [(s, name) for s in (0, 1) for name in TWO]
-    monkeypatch.setattr(comparison, "fit_baseline", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(fitted, "fit_baseline", lambda *_: pytest.fail("fitted again"))
     assert baseline_rows(compared(range(2)), TWO, path) == first
     assert baseline_rows(compared([1]), TWO[1:], path) == first[3:]
     monkeypatch.undo()
@@ -482,7 +489,7 @@ def test_an_interrupt_names_what_stands(mine, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(comparison, "fit_baseline", interrupted)
+    monkeypatch.setattr(fitted, "fit_baseline", interrupted)
     result = compare("--data", mine, "--target", "pIC50")
     assert result.code == 130
     assert "the same command goes on" in result.err
