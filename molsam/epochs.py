@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from . import landscape, losses, metrics, runs
+from . import environment, inference, landscape, losses, metrics
 from .batches import Batch, PackedMolecules, evaluation_batches, training_batches
 from .compiling import CompiledLayers, tells_sizes_apart
 from .datasets import Kind
@@ -141,7 +141,7 @@ class Trainer:
     def _start(self, number: int) -> Member:
         torch.manual_seed(derive_seed(self.run.info.seed, number, 0))
         choices = self.run.recipe.optimizer
-        model = runs.build_model(self.run.recipe, self.run.info).to(self.run.device)
+        model = inference.build_model(self.run.recipe, self.run.info).to(self.run.device)
         steps = self.settings.epochs * len(self._batches(number, 0))
         seed = derive_seed(self.run.info.seed, number, 0)
         optimizer = choices.build(model, steps=steps, seed=seed)
@@ -174,7 +174,7 @@ class Trainer:
         member.model.zero_grad()
 
     def _gradient(self, member: Member, batch: Batch) -> Tensor:
-        with runs.autocast(self.run.device, self.settings.precision):
+        with environment.autocast(self.run.device, self.settings.precision):
             prediction = member.model(batch)
         loss = self.loss(prediction.float(), batch.y, batch.label_mask)
         loss.backward()
@@ -275,11 +275,11 @@ class Trainer:
         Where no task has what the metric needs (one class only, say), the loss selects.
         """
         info, index = self.run.info, self.split.valid
-        outputs = runs.infer(member.judged, self.packed, self.run.recipe, index)
+        outputs = inference.infer(member.judged, self.packed, self.run.recipe, index)
         y = self.packed.y[index].cpu()
         loss = float(self.loss(outputs, torch.nan_to_num(y), ~torch.isnan(y)))
         truth = self.run.scalers.target.inverse(y.double().numpy())
-        prediction = runs.to_user(outputs, info, self.run.scalers)
+        prediction = inference.to_user(outputs, info, self.run.scalers)
         score = metrics.score(self.metric, truth, prediction, info.tasks).mean
         sign = 1.0 if metrics.METRICS[self.metric].greater_is_better else -1.0
         merit = -loss if math.isnan(score) else sign * score

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -77,6 +77,22 @@ def score(metric: str, y: np.ndarray, prediction: np.ndarray, tasks: Sequence[st
     per_task = {task: value for task, value in scores.items() if value is not None}
     mean = float(np.mean(list(per_task.values()))) if per_task else math.nan
     return Score(mean, per_task, tuple(task for task in tasks if task not in per_task))
+
+
+def score_all(
+    kind: Kind, y: np.ndarray, prediction: np.ndarray, tasks: Sequence[str]
+) -> dict[str, Any]:
+    """Every metric that serves the kind: name -> {mean, tasks, excluded}."""
+    out = {}
+    for name, metric in METRICS.items():
+        if kind in metric.kinds:
+            found = score(name, y, prediction, tasks)
+            out[name] = {
+                "mean": found.mean,
+                "tasks": found.per_task,
+                "excluded": list(found.excluded),
+            }
+    return out
 
 
 def default_metric(kind: Kind) -> str:

@@ -20,28 +20,25 @@ Every file is safetensors, JSON, TOML, CSV or PNG: loading a run executes nothin
 from __future__ import annotations
 
 import itertools
-import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import nn
 
-from . import metrics, molecules, reading, scaling
-from .batches import PackedMolecules, evaluation_batches
-from .datasets import Chunk, Kind, MoleculeTable, is_table, iter_chunks
+from . import metrics, reading
+from .batches import PackedMolecules
+from .datasets import Chunk, MoleculeTable, is_table, iter_chunks
+from .environment import pick_device
 from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
 from .gaussian_process import GaussianProcess
-from .models import MODELS
-from .recipes import DataConfig, Recipe
-from .scaling import Standardizer
+from .inference import begin_reading, build_model, describe, infer, read_molecules, to_user
+from .recipes import Recipe
+from .records import RunInfo, Scalers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,48 +52,6 @@ CHECKPOINT = "checkpoint.safetensors"
 PROCESS = "gaussian_process.safetensors"
 # Before the part of the scores: an ensemble's first model, and all models without the process.
 FIRST_MEMBER, MODELS_ALONE = "first member, ", "models alone, "
-
-
-class RunInfo(BaseModel):
-    """`run.json`: what a run is about and where it came from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str
-    digest: str
-    seed: int
-    kind: Kind
-    tasks: tuple[str, ...]
-    units: tuple[str, ...]
-    classes: tuple[str, ...]
-    molecules: dict[str, int]
-    bad_rows: tuple[tuple[int, str, str], ...]
-    versions: dict[str, str]
-    device: str
-
-
-@dataclass(frozen=True)
-class Scalers:
-    """Scales fitted on training rows; `descriptors` is None where the recipe has none."""
-
-    target: Standardizer
-    descriptors: Standardizer | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        joined = self.descriptors.to_dict() if self.descriptors else None
-        return {"target": self.target.to_dict(), "descriptors": joined}
-
-    @classmethod
-    def load(cls, path: Path) -> Scalers:
-        """What `to_dict` gave, from a JSON file."""
-        data = read_json(path)
-        try:
-            target, joined = data["target"], data["descriptors"]
-            descriptors = Standardizer.from_dict(joined) if joined else None
-            return cls(Standardizer.from_dict(target), descriptors)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{path} does not hold the scales of a run; copy it again") from error
 
 
 @dataclass(frozen=True)
@@ -285,7 +240,7 @@ class Run:
         if read.packed is None:
             raise RunError(f"none of the {len(table)} molecules of {table.source} can be read")
         mean, _ = self._predict_read(read)
-        found = score_all(self.info.kind, table.y[read.index], mean, self.info.tasks)
+        found = metrics.score_all(self.info.kind, table.y[read.index], mean, self.info.tasks)
         return {"molecules": len(read.index), "unreadable": len(read.errors), "scores": found}
 
     def _predict_read(self, read: reading.Reading) -> tuple[np.ndarray, np.ndarray]:
@@ -332,128 +287,6 @@ class Run:
                 spread = std[:, t].max(axis=-1) if self.info.classes else std[:, t]
                 out[f"{column} std"] = spread
         return out
-
-
-def to_user(outputs: Tensor, info: RunInfo, scalers: Scalers) -> np.ndarray:
-    """Model space (N, O) to user units: values, probabilities (N, T), or classes (N, T, C)."""
-    outputs = outputs.double()
-    if info.kind == "regression":
-        return scalers.target.inverse(outputs.numpy())
-    if info.kind == "binary":
-        return torch.sigmoid(outputs).numpy()
-    return torch.softmax(outputs.unflatten(-1, (len(info.tasks), -1)), dim=-1).numpy()
-
-
-def output_size(info: RunInfo) -> int:
-    """Outputs of the model: one per task, or one per task and class."""
-    return len(info.tasks) * max(1, len(info.classes))
-
-
-def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
-    """The recipe's model with fresh weights from torch's random state."""
-    kind = molecules.FEATURIZERS[recipe.data.featurizer]
-    config = recipe.model.model_dump(exclude={"name"})
-    joined = len(molecules.DESCRIPTORS) if recipe.data.descriptors else 0
-    model = MODELS[recipe.model.name]
-    sizes = (kind.atom_size, kind.bond_size, output_size(info))
-    counts = molecules.MORGAN_SIZE if recipe.data.fingerprints else 0
-    return model(*sizes, descriptor_size=joined, fingerprint_size=counts, **config)
-
-
-def read_molecules(smiles: Sequence[str], choices: DataConfig, **how: Any) -> reading.Reading:
-    """The molecules as the recipe's model reads them, but for scales and labels.
-
-    `how` goes to `reading.begin`, in place of what `choices` say.
-    """
-    return begin_reading(smiles, choices, **how)()
-
-
-def begin_reading(
-    smiles: Iterable[str], choices: DataConfig, **how: Any
-) -> Callable[[], reading.Reading]:
-    """`read_molecules`, begun; what is returned waits for it."""
-    names = ("featurizer", "salts", "charges", "descriptors", "fingerprints")
-    return reading.begin(smiles, **{**{name: getattr(choices, name) for name in names}, **how})
-
-
-def describe(
-    packed: PackedMolecules,
-    raw: np.ndarray | None,
-    scalers: Scalers,
-    counts: np.ndarray | None = None,
-) -> PackedMolecules:
-    """The molecules with what the recipe joins to them: `raw` descriptors (N, P), scaled, and the
-    logarithms of Morgan `counts` (N, 2048) behind them."""
-    joined = []
-    if raw is not None and scalers.descriptors is not None:
-        joined.append(scaling.scale_descriptors(scalers.descriptors, raw))
-    if counts is not None:
-        joined.append(np.log1p(counts, dtype=np.float32))
-    if not joined:
-        return packed
-    return replace(packed, descriptors=torch.from_numpy(np.hstack(joined)))
-
-
-@torch.inference_mode()
-def infer(
-    model: nn.Module, packed: PackedMolecules, recipe: Recipe, index: np.ndarray | None = None
-) -> Tensor:
-    """(N, O) float32 outputs in model space, on the CPU, for the molecules `index`, else all."""
-    device = next(model.parameters()).device
-    packed, training = packed.to(device), recipe.training
-    index = np.arange(len(packed)) if index is None else index
-    sizes = packed.sizes.cpu().numpy()[index]
-    # Of a layer nothing is kept for a backward pass: there is room for more than in training.
-    batches = evaluation_batches(sizes, 4 * training.batch_size, max_pairs=training.max_pairs)
-    model.eval()
-    with autocast(device, training.precision):
-        parts = [model(packed.batch(index[chosen])) for chosen in batches]
-    outputs = torch.cat(parts).float().cpu()
-    return outputs[np.argsort(np.concatenate(batches))]
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bfloat16 autocast, or nothing for float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def score_all(
-    kind: Kind, y: np.ndarray, prediction: np.ndarray, tasks: Sequence[str]
-) -> dict[str, Any]:
-    """Every metric that serves the kind: name -> {mean, tasks, excluded}."""
-    out = {}
-    for name, metric in metrics.METRICS.items():
-        if kind in metric.kinds:
-            found = metrics.score(name, y, prediction, tasks)
-            out[name] = {
-                "mean": found.mean,
-                "tasks": found.per_task,
-                "excluded": list(found.excluded),
-            }
-    return out
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA, then MPS, then the CPU; any other name is torch's."""
-    if name != "auto":
-        try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"device {name!r} cannot be used: {reason}") from error
-    if torch.cuda.is_available():
-        return torch.device("cuda", 0)
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def provenance() -> dict[str, str]:
-    """Versions that a result may depend on."""
-    packages = ("molsam", "torch", "rdkit", "dgl", "dgllife", "numpy", "scikit-learn")
-    found = {"python": platform.python_version()}
-    for name in packages:
-        with suppress(PackageNotFoundError):  # an import from a checkout, say
-            found[name] = version(name)
-    return found
 
 
 def _weights(folder: Path) -> list[str]:

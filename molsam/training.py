@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel
 
-from . import baselines, datasets, reading, report, runs, splits
+from . import baselines, datasets, environment, inference, metrics, reading, report, runs, splits
 from .batches import PackedMolecules
 from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
@@ -19,7 +18,8 @@ from .files import RunError, read_model, write_atomic, write_json
 from .gaussian_process import MOST_ROWS, GaussianProcess
 from .molecules import InvalidMolecule
 from .recipes import DataConfig, Recipe, TrainingConfig
-from .runs import Run, RunInfo, Scalers
+from .records import RunInfo, Scalers
+from .runs import Run
 from .scaling import Standardizer, fit_descriptors
 from .splits import PARTS, Split
 
@@ -59,7 +59,7 @@ def fit(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     table = data if isinstance(data, MoleculeTable) else load_table(recipe, data)
     folder = open_folder(out, table.source, resume)
-    device = str(runs.pick_device(device))
+    device = str(environment.pick_device(device))
     check_served(recipe.training, table.kind)
     how: dict[str, Any] = {"processes": processes, "progress": on_read}
     how["fingerprints"] = recipe.counted
@@ -201,10 +201,10 @@ def prepare(
 def read_rows(table: MoleculeTable, choices: DataConfig, **how: Any) -> Readable:
     """The rows of `table` that can be read, with scaffolds where the split asks for them.
 
-    `how` goes to `runs.read_molecules`.
+    `how` goes to `inference.read_molecules`.
     """
     how = {"scaffolds": "scaffold" in choices.split, "keep": True, **how}
-    return readable(table, runs.read_molecules(table.smiles, choices, **how))
+    return readable(table, inference.read_molecules(table.smiles, choices, **how))
 
 
 def readable(table: MoleculeTable, read: reading.Reading) -> Readable:
@@ -324,7 +324,7 @@ def start_run(
     device: str,
 ) -> Run:
     """Make the run folder; or open the one that is there, after checking that nothing differs."""
-    chosen = runs.pick_device(device)
+    chosen = environment.pick_device(device)
     parts = {part: getattr(prepared.split, part) for part in PARTS}
     counts = {"rows": len(table), "unreadable": len(prepared.bad)}
     info = RunInfo(
@@ -337,8 +337,8 @@ def start_run(
         classes=table.classes,
         molecules=counts | {part: len(index) for part, index in parts.items()},
         bad_rows=tuple((e.row or 0, str(e.smiles), e.reason) for e in prepared.bad),
-        versions=runs.provenance(),
-        device=device_name(chosen),
+        versions=environment.provenance(),
+        device=environment.device_name(chosen),
     )
     if (folder / "run.json").is_file():
         run = Run.load(folder, device=device)
@@ -359,7 +359,7 @@ def train_members(
     """Train every member of `run`; returns the molecules as its models read them."""
     labels = run.scalers.target.transform(prepared.table.y)
     counts = prepared.fingerprints if run.recipe.data.fingerprints else None
-    packed = runs.describe(
+    packed = inference.describe(
         prepared.packed.labelled(labels), prepared.descriptors, run.scalers, counts
     )
     trainer = Trainer(run, packed, prepared.split, progress)
@@ -380,13 +380,6 @@ def check_same(run: Run, recipe: Recipe, info: RunInfo) -> None:
         raise RunError(f"{run.folder} was started with another {other}; choose another --out")
 
 
-def device_name(device: torch.device) -> str:
-    """`cpu (2 threads)`, or the accelerator's own name."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)"
-
-
 def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     """Score, draw, and seal the folder with checksums."""
     table, split, info = prepared.table, prepared.split, run.info
@@ -403,14 +396,14 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
         judged[runs.FIRST_MEMBER] = each[0]
     judged[""] = mean
     scores = {
-        which + part: runs.score_all(info.kind, table.y[index], prediction[index], info.tasks)
+        which + part: metrics.score_all(info.kind, table.y[index], prediction[index], info.tasks)
         for which, prediction in judged.items()
         for part, index in (("valid", split.valid), ("test", split.test))
     }
     if prepared.problem is not None:
         metric = metric_name(run.recipe.training, info.kind)
         forest = baselines.predict("rf", prepared.problem, split, metric=metric, seed=info.seed)
-        found = runs.score_all(info.kind, table.y[split.test], forest[split.test], info.tasks)
+        found = metrics.score_all(info.kind, table.y[split.test], forest[split.test], info.tasks)
         scores["random forest, test"] = found
     write_json(run.folder / "scores.json", scores)
     report.write_predictions(run, table.take(split.test), mean[split.test])

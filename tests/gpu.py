@@ -29,10 +29,10 @@ from molsam import bench, screen
 from molsam.batches import Batch
 from molsam.bench.racing import wait_for
 from molsam.compiling import CompiledLayers
+from molsam.environment import autocast
 from molsam.losses import mse
 from molsam.models import MODELS
 from molsam.optim import GraphSAM
-from molsam.runs import autocast
 
 SECONDS = 500  # no section is started later than this after the first
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -66,7 +66,7 @@ def between_checkpoint_and_weights(folder: Path) -> None:
 
 def before_scores(folder: Path) -> None:
     """Die with all members trained and nothing scored."""
-    training.runs.score_all = die
+    training.metrics.score_all = die
 
 
 def in_second_repeat(folder: Path) -> None:

@@ -17,7 +17,7 @@ from rdkit.Chem import rdFingerprintGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 from sklearn.kernel_ridge import KernelRidge
 
-from molsam import Run, datasets, fit, gaussian_process, metrics, molecules, reading, runs, training
+from molsam import Run, datasets, fit, gaussian_process, metrics, molecules, reading, training
 from molsam.files import RunError, read_json
 from molsam.gaussian_process import NOISES, SHARES, GaussianProcess, min_max_kernel
 from molsam.runs import FIRST_MEMBER, MODELS_ALONE, PROCESS
@@ -190,7 +190,7 @@ def test_a_run_predicts_by_models_and_process(trained):
     for which, prediction in (("", mean), (MODELS_ALONE, models)):
         for part in ("valid", "test"):
             rows = rows_of(run)[part]
-            expected = runs.score_all(table.kind, table.y[rows], prediction[rows], table.tasks)
+            expected = metrics.score_all(table.kind, table.y[rows], prediction[rows], table.tasks)
             for metric, found in run.scores[which + part].items():
                 assert found["mean"] == pytest.approx(expected[metric]["mean"], nan_ok=True)
     assert f"{FIRST_MEMBER}test" in run.scores

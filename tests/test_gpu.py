@@ -20,11 +20,11 @@ from torch import nn
 from molsam import Run, fit
 from molsam.batches import Batch
 from molsam.compiling import CompiledLayers
+from molsam.environment import autocast
 from molsam.landscape import top_eigenvalue
 from molsam.models.gru import packed_gru
 from molsam.optim.directions import widest
 from molsam.optim.generators import same_generators_after
-from molsam.runs import autocast
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 each_form = pytest.mark.parametrize("name", gpu.FORMS)

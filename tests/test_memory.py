@@ -30,7 +30,7 @@ from molsam import Recipe
 from molsam.batches import PackedMolecules, training_batches
 from molsam.models import CoMPT
 from molsam.molecules import FEATURIZERS, parse_many
-from molsam.runs import infer
+from molsam.inference import infer
 
 stage, max_pairs = sys.argv[1], int(sys.argv[2])
 mols = parse_many(["C" * 492] * 16).mols

@@ -20,8 +20,8 @@ import molsam
 from molsam import Run, datasets, fit, reading, runs
 from molsam.check import assert_spelling_invariant
 from molsam.datasets import DataError
+from molsam.environment import pick_device
 from molsam.files import SUMS, RunError, read_json, write_json
-from molsam.runs import pick_device
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

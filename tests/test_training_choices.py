@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 
-from molsam import MoleculeTable, Run, epochs, fit, runs, splits, training
+from molsam import MoleculeTable, Run, epochs, fit, inference, splits, training
 from molsam.datasets import DataError
 from molsam.epochs import TrainingError
 from molsam.files import RunError, read_json
@@ -152,7 +152,7 @@ def test_gradients_are_counted(fields, gradients, tmp_path):
 
 @pytest.mark.parametrize(("decay", "epochs_"), [(0.999, 2), (0.75, 3)])
 def test_an_average_is_kept_of_the_weights_after_each_step(decay, epochs_, tmp_path, monkeypatch):
-    seen, judged, step, infer = [], [], epochs.Trainer._step, runs.infer
+    seen, judged, step, infer = [], [], epochs.Trainer._step, inference.infer
 
     def stepping(trainer, member, *args):
         out = step(trainer, member, *args)
@@ -164,7 +164,7 @@ def test_an_average_is_kept_of_the_weights_after_each_step(decay, epochs_, tmp_p
         return infer(model, *args)
 
     monkeypatch.setattr(epochs.Trainer, "_step", stepping)
-    monkeypatch.setattr(runs, "infer", inferring)
+    monkeypatch.setattr(inference, "infer", inferring)
     fields = {"epochs": epochs_, "optimizer.lr": 0.01, "schedule": "constant"}
     run = fit(tiny.recipe(**fields, average=decay), tiny.regression(), out=tmp_path / "averaged")
     expected, ends = seen[0], []
@@ -244,7 +244,7 @@ def test_a_class_weighs_the_more_the_rarer_it_is_in_training(weighted, kind, tmp
     parts = training.prepare(table, recipe.data, seed=0).split
     packed: Any = SimpleNamespace(y=torch.from_numpy(table.y))
     loss = epochs.pick_loss(run, packed, parts)
-    undecided = torch.zeros(1, runs.output_size(run.info))
+    undecided = torch.zeros(1, inference.output_size(run.info))
     known = torch.ones(1, 1, dtype=torch.bool)
     common, rare = (loss(undecided, torch.full((1, 1), float(c)), known) for c in (0, 1))
     train = table.y[parts.train]

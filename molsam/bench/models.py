@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from .. import molecules
 from ..batches import Batch, PackedMolecules, training_batches
+from ..environment import pick_device
 from ..losses import LOSSES
 from ..models import CoMPT, DenseCoMPT, GraphTransformer
 from ..models.layers import Layout
 from ..optim.generators import same_generators_after
 from ..recipes import Recipe
-from ..runs import pick_device
 from .inputs import ESOL, random_molecules
 from .operations import SQUARES, SquareProduct, operations, peak
 from .racing import Entrant, Told, machine, race, rate, ratios, take_turns

@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 from .. import molecules
 from ..batches import Batch, PackedMolecules, training_batches
+from ..environment import pick_device
 from ..losses import LOSSES
 from ..models import MODELS
 from ..optim import SharpnessAware
 from ..recipes import OptimizerConfig, Recipe
-from ..runs import pick_device
 from .inputs import random_molecules
 from .racing import Entrant, Told, machine, race, rate, ratios, take_turns
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from ..datasets import iter_chunks
+from ..environment import pick_device
 from ..recipes import Recipe
-from ..runs import pick_device
 from ..training import fit
 from .inputs import random_molecules
 from .racing import Entrant, Told, machine, rate, ratios, run_rounds

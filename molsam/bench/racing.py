@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..runs import provenance
+from ..environment import provenance
 
 Told = Callable[[int], None]
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ..datasets import MoleculeTable
+from ..environment import pick_device
 from ..recipes import Recipe
-from ..runs import pick_device
 from ..training import fit
 from .racing import Entrant, Told, machine, rate, ratios, run_rounds
 from .tables import random_table

@@ -152,7 +152,7 @@ def _resumed(folder: Path, data_dir: Path | None) -> tuple[Recipe, MoleculeTable
     """Recipe, data, seed and number of runs of a run, or of a folder of repeats."""
     from ..files import RunError, read_model
     from ..recipes import Recipe
-    from ..runs import RunInfo
+    from ..records import RunInfo
     from ..training import Repeats
 
     if not folder.is_dir():

@@ -10,13 +10,13 @@ from molsam.datasets.files import Chunk, DataError, is_table, iter_chunks, read_
 from molsam.datasets.loading import cache_folder, fetch, find, load
 from molsam.datasets.tables import (
     Columns,
-    Kind,
     MoleculeTable,
     guess_columns,
     read_table,
     table_from_frame,
 )
 from molsam.datasets.tasks import MOLECULENET, TASKS, Task
+from molsam.metrics import Kind
 
 __all__ = [
     "MOLECULENET",

@@ -13,8 +13,9 @@ import platformdirs
 
 from molsam.datasets.downloads import Progress, download
 from molsam.datasets.files import DataError, nearest, read_frame
-from molsam.datasets.tables import Kind, MoleculeTable, read_table, table_from_frame
+from molsam.datasets.tables import MoleculeTable, read_table, table_from_frame
 from molsam.datasets.tasks import TASKS, Task
+from molsam.metrics import Kind
 from molsam.molecules import bundled_files
 
 

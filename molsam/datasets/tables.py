@@ -8,16 +8,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 
 from molsam.datasets.files import DataError, existing_column, listed, read_frame, smiles_column
+from molsam.metrics import Kind
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["regression", "binary", "multiclass"]
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "<na>", "null", "none"})
 TRUTH = {"true": 1.0, "false": 0.0}

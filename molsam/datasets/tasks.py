@@ -15,7 +15,8 @@ from typing import Literal
 import pandas as pd
 
 from molsam.datasets.files import DataError, read_frame
-from molsam.datasets.tables import Kind, MoleculeTable, table_from_frame
+from molsam.datasets.tables import MoleculeTable, table_from_frame
+from molsam.metrics import Kind
 
 BUCKET = "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/"
 MOLECULENET = "Wu et al., Chem. Sci. 2018, 9, 513, doi:10.1039/C7SC02664A"

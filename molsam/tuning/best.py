@@ -11,7 +11,7 @@ import tomlkit
 from pydantic import BaseModel
 from tomlkit.items import Table
 
-from .. import runs
+from ..environment import provenance
 from ..recipes import MODEL_CONFIGS, SECTIONS, Recipe
 from ..spaces import Space
 from .objective import FIRST_SEED
@@ -66,7 +66,7 @@ def _evidence(study: Study, command: str) -> list[str]:
     seeds = ", ".join(str(FIRST_SEED + repeat) for repeat in scores)
     each = ", ".join(f"{score:.4g}" for score in scores.values())
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    versions = {**runs.provenance(), "optuna": version("optuna")}
+    versions = {**provenance(), "optuna": version("optuna")}
     first = study.first
     before = "" if first is None else f" The recipe it started from: {mean(first.values()):.4g}."
     return [

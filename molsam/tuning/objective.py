@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics, reading, runs, training
+from .. import metrics, reading, training
 from ..datasets import MoleculeTable
+from ..environment import pick_device
 from ..epochs import Listener, TrainingError, metric_name
 from ..recipes import DataConfig, Recipe, RecipeError
 from ..training import Prepared, Readable
@@ -50,7 +51,7 @@ class Objective:
         training.check_served(recipe.training, table.kind)
         self.table = table
         self.metric = metric_name(recipe.training, table.kind)
-        self.device = str(runs.pick_device(device))
+        self.device = str(pick_device(device))
         self._how: dict[str, Any] = {"processes": processes, "progress": on_read}
         counted = {"data.fingerprints", "training.gaussian_process"}
         self._how["descriptors"] = recipe.data.descriptors or "data.descriptors" in searched

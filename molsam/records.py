@@ -1,0 +1,55 @@
+"""What a run is about and how it scales: `run.json` and `scalers.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from .files import RunError, read_json
+from .metrics import Kind
+from .scaling import Standardizer
+
+
+class RunInfo(BaseModel):
+    """`run.json`: what a run is about and where it came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    digest: str
+    seed: int
+    kind: Kind
+    tasks: tuple[str, ...]
+    units: tuple[str, ...]
+    classes: tuple[str, ...]
+    molecules: dict[str, int]
+    bad_rows: tuple[tuple[int, str, str], ...]
+    versions: dict[str, str]
+    device: str
+
+
+@dataclass(frozen=True)
+class Scalers:
+    """Scales fitted on training rows; `descriptors` is None where the recipe has none."""
+
+    target: Standardizer
+    descriptors: Standardizer | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        joined = self.descriptors.to_dict() if self.descriptors else None
+        return {"target": self.target.to_dict(), "descriptors": joined}
+
+    @classmethod
+    def load(cls, path: Path) -> Scalers:
+        """What `to_dict` gave, from a JSON file."""
+        data = read_json(path)
+        try:
+            target, joined = data["target"], data["descriptors"]
+            descriptors = Standardizer.from_dict(joined) if joined else None
+            return cls(Standardizer.from_dict(target), descriptors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} does not hold the scales of a run; copy it again") from error
