@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 
-from molsam import cache, datasets, fit, molecules, reading, training
+from molsam import cache, datasets, fit, molecules, preparation, reading
 from molsam.batches import PackedMolecules
 from molsam.reading import Reading, WorkerError, read
 
@@ -301,7 +301,9 @@ def test_training_does_not_depend_on_the_number_of_processes(tmp_path, monkeypat
 
 def test_training_shows_how_far_reading_is(own_cache):
     seen = []
-    training.prepare(tiny.regression(), tiny.recipe().data, 0, progress=lambda *at: seen.append(at))
+    preparation.prepare(
+        tiny.regression(), tiny.recipe().data, 0, progress=lambda *at: seen.append(at)
+    )
     assert seen[-1] == (60, 60)
 
 

@@ -27,11 +27,11 @@ from molsam import (
     molecules,
     reading,
     report,
-    training,
 )
 from molsam.datasets import DataError
 from molsam.epochs import Progress
 from molsam.files import read_json
+from molsam.preparation import make_split, prepare
 from molsam.recipes import DataConfig
 from molsam.scaling import fit_descriptors
 
@@ -195,7 +195,7 @@ def test_tasks_that_a_metric_cannot_judge_are_named(tmp_path):
 
 def test_where_no_task_can_be_judged_the_validation_loss_selects(tmp_path):
     y = np.zeros((60, 1))
-    parts = training.make_split(tiny.regression(), [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
+    parts = make_split(tiny.regression(), [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
     y[parts.train[::2]] = 1
     run = fit(tiny.recipe(epochs=6), tiny.relabel(y, "binary"), out=tmp_path / "run")
     history = tiny.history(run)
@@ -294,7 +294,7 @@ def test_scales_are_those_of_the_training_rows(tmp_path):
     assert target["center"] == pytest.approx([train.mean(dtype=np.float64)])
     assert target["scale"] == pytest.approx([train.std(dtype=np.float64)])
     kept = read_json(run.folder / "scalers.json")["descriptors"]
-    prepared = training.prepare(tiny.regression(), run.recipe.data, 0)
+    prepared = prepare(tiny.regression(), run.recipe.data, 0)
     train = prepared.table.take(prepared.split.train)
     rows = reading.descriptor_matrix(molecules.parse_many(train.smiles).mols)
     assert kept == fit_descriptors(rows).to_dict()
@@ -303,7 +303,7 @@ def test_scales_are_those_of_the_training_rows(tmp_path):
 
 def test_a_task_without_training_labels_is_refused_and_named(tmp_path):
     y = np.tile(tiny.regression().y, (1, 2))
-    parts = training.make_split(tiny.regression(), [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
+    parts = make_split(tiny.regression(), [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
     y[parts.train, 1] = np.nan
     with pytest.raises(DataError, match="no training row has a label for task 1"):
         fit(tiny.recipe(), tiny.relabel(y, "regression"), out=tmp_path / "run")
@@ -312,7 +312,7 @@ def test_a_task_without_training_labels_is_refused_and_named(tmp_path):
 
 def test_validation_rows_without_any_label_are_refused(tmp_path):
     y = tiny.regression().y.copy()
-    parts = training.make_split(tiny.regression(), [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
+    parts = make_split(tiny.regression(), [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
     y[parts.valid] = np.nan
     with pytest.raises(DataError, match="no validation row has a label"):
         fit(tiny.recipe(), tiny.relabel(y, "regression"), out=tmp_path / "run")
@@ -331,7 +331,7 @@ def test_labels_that_never_differ_are_refused(kind, tmp_path):
         fit(tiny.recipe(), CONSTANT[kind], out=tmp_path / "run")
     y = CONSTANT[kind].y.copy()
     y[:, 0] = 1 - y[:, 0]
-    y[training.make_split(tiny.regression(), [None] * 60, DataConfig(), 0).train] = 1  # type: ignore[list-item]
+    y[make_split(tiny.regression(), [None] * 60, DataConfig(), 0).train] = 1  # type: ignore[list-item]
     with pytest.raises(DataError, match="never differs in the 48 training rows"):
         fit(tiny.recipe(), replace(CONSTANT[kind], y=y), out=tmp_path / "run")
 
@@ -341,7 +341,7 @@ def test_labels_that_never_differ_are_refused(kind, tmp_path):
 def test_test_rows_may_lack_labels(kind, tmp_path):
     table = tiny.KINDS[kind]()
     y = table.y.copy()
-    parts = training.make_split(table, [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
+    parts = make_split(table, [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
     y[parts.test] = np.nan
     run = fit(tiny.recipe(epochs=1), replace(table, y=y), out=tmp_path / "run")
     for score in run.scores["test"].values():

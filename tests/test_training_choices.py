@@ -18,6 +18,7 @@ from molsam.datasets import DataError
 from molsam.epochs import TrainingError
 from molsam.files import RunError, read_json
 from molsam.optim.schedules import SCHEDULES
+from molsam.preparation import prepare
 from molsam.recipes import DataConfig
 from molsam.splits import Split, SplitError
 
@@ -241,7 +242,7 @@ def test_a_class_weighs_the_more_the_rarer_it_is_in_training(weighted, kind, tmp
     table = tiny.relabel(y > np.quantile(y, 0.85), kind, "ab" if kind == "multiclass" else ())
     recipe = tiny.recipe(epochs=1, class_weights=weighted)
     run = fit(recipe, table, out=tmp_path / "run")
-    parts = training.prepare(table, recipe.data, seed=0).split
+    parts = prepare(table, recipe.data, seed=0).split
     packed: Any = SimpleNamespace(y=torch.from_numpy(table.y))
     loss = epochs.pick_loss(run, packed, parts)
     undecided = torch.zeros(1, inference.output_size(run.info))
@@ -259,17 +260,17 @@ def test_a_class_weighs_the_more_the_rarer_it_is_in_training(weighted, kind, tmp
     "split", ["random", "paper", "scaffold", "balanced_scaffold", "stratified", "k_fold"]
 )
 def test_every_split_covers_the_table_once(split):
-    prepared = training.prepare(tiny.regression(100), DataConfig(split=split), seed=3)
+    prepared = prepare(tiny.regression(100), DataConfig(split=split), seed=3)
     parts = prepared.split.to_dict()
     assert sorted(chain(*parts.values())) == list(range(100))
     fixed = split in ("paper", "scaffold")
-    other = training.prepare(tiny.regression(100), DataConfig(split=split), seed=4).split
+    other = prepare(tiny.regression(100), DataConfig(split=split), seed=4).split
     assert (other == prepared.split) == fixed
 
 
 def test_k_fold_tests_every_molecule_once_over_its_seeds():
     choices = DataConfig(split="k_fold", folds=4)
-    tested = [training.prepare(tiny.regression(), choices, seed=s).split.test for s in range(4)]
+    tested = [prepare(tiny.regression(), choices, seed=s).split.test for s in range(4)]
     assert sorted(np.concatenate(tested)) == list(range(60))
 
 
@@ -277,10 +278,10 @@ def test_a_split_column_is_followed():
     words = ("train",) * 40 + ("valid",) * 10 + ("test",) * 10
     table = replace(tiny.regression(), folds=words)
     choices = DataConfig(split="column", split_column="fold")
-    parts = training.prepare(table, choices, seed=0).split
+    parts = prepare(table, choices, seed=0).split
     assert parts == Split(np.arange(40), np.arange(40, 50), np.arange(50, 60))
     with pytest.raises(SplitError, match="column"):
-        training.prepare(tiny.regression(), choices, seed=0)
+        prepare(tiny.regression(), choices, seed=0)
 
 
 def unreadable(*rows: int) -> MoleculeTable:
@@ -295,7 +296,7 @@ def test_a_split_file_counts_all_rows_the_unreadable_ones_too(tmp_path):
     parts = {"train": list(range(40)), "val": list(range(40, 50)), "test": list(range(50, 60))}
     splits_file.write_text(json.dumps(parts))
     choices = DataConfig(split="file", split_file=str(splits_file))
-    prepared = training.prepare(unreadable(1, 45, 60), choices, seed=0)
+    prepared = prepare(unreadable(1, 45, 60), choices, seed=0)
     rows = {p: (prepared.table.rows[getattr(prepared.split, p)]).tolist() for p in splits.PARTS}
     assert rows == {
         "train": list(range(2, 41)),
@@ -305,7 +306,7 @@ def test_a_split_file_counts_all_rows_the_unreadable_ones_too(tmp_path):
     parts["test"].append(60)
     splits_file.write_text(json.dumps(parts))
     with pytest.raises(SplitError, match="position 60"):
-        training.prepare(unreadable(1), choices, seed=0)
+        prepare(unreadable(1), choices, seed=0)
 
 
 def test_the_split_of_a_run_gives_the_same_split_to_another(tmp_path):
@@ -335,7 +336,7 @@ def test_a_bad_split_file_is_refused(text, words, tmp_path):
     if text is not None:
         path.write_text(text)
     with pytest.raises(SplitError, match=words):
-        training.prepare(tiny.regression(), DataConfig(split="file", split_file=str(path)), seed=0)
+        prepare(tiny.regression(), DataConfig(split="file", split_file=str(path)), seed=0)
 
 
 # Bad rows and refusals

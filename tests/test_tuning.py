@@ -24,7 +24,7 @@ from filelock import FileLock
 from kill_tunes import SPACE, TRIALS, outcome, tune
 from shell import SMALL, assert_refused, molsam, write_table
 
-from molsam import MoleculeTable, Recipe, epochs, files, fit, training
+from molsam import MoleculeTable, Recipe, epochs, files, fit, preparation, training
 from molsam.recipes import DataConfig
 from molsam.tuning import (
     FIRST_SEED,
@@ -153,9 +153,9 @@ def test_test_labels_are_missing_once_the_rows_are_split_and_scales_do_not_know_
     for part in ("train", "valid"):
         index = getattr(prepared.split, part)
         assert np.array_equal(prepared.table.y[index], table.y[index])
-    mean = training.fit_scalers(prepared).target.to_dict()
+    mean = preparation.fit_scalers(prepared).target.to_dict()
     bad = poisoned(table, objective, recipe.data, 0, "test", "valid")
-    again = training.fit_scalers(Objective(bad, recipe).prepare(recipe.data, 0)).target.to_dict()
+    again = preparation.fit_scalers(Objective(bad, recipe).prepare(recipe.data, 0)).target.to_dict()
     assert mean == again
     assert not np.isnan(objective.table.y).any()  # the table itself stays as it was
 
@@ -176,14 +176,14 @@ def test_splits_of_studies_are_not_those_of_final_runs():
         DataConfig(), DataConfig(split="balanced_scaffold"), DataConfig(split="k_fold")
     ):  # fmt: skip
         objective = Objective(tiny.regression(), Recipe(data=choices))
-        final = [training.prepare(tiny.regression(), choices, seed=s).split for s in range(5)]
+        final = [preparation.prepare(tiny.regression(), choices, seed=s).split for s in range(5)]
         tuned = [objective.prepare(choices, repeat).split for repeat in range(5)]
         assert not any(a == b for a in final for b in tuned)
         assert not any(a == b for i, a in enumerate(tuned) for b in tuned[:i])
 
 
 def test_molecules_are_read_once_for_each_featurizer(monkeypatch, tmp_path):
-    read, calls = training.read_rows, []
+    read, calls = preparation.read_rows, []
     monkeypatch.setattr(
         training, "read_rows", lambda table, choices, **how: calls.append(choices.featurizer)
         or read(table, choices, **how)

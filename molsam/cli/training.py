@@ -137,10 +137,11 @@ def load_table(
     recipe: Recipe, source: str, data_dir: Path | None, kind: Any = None
 ) -> MoleculeTable:
     """The table `source` with the columns that the recipe names; a bar where it is fetched."""
-    from .. import training
+    from .. import preparation
 
+    where: dict[str, Any] = {"kind": kind, "data_dir": data_dir}
     with screen.counting_bar(f"fetching {source}") as progress:
-        return training.load_table(recipe, source, kind=kind, data_dir=data_dir, progress=progress)
+        return preparation.load_table(recipe, source, progress=progress, **where)
 
 
 def _refuse_beside_resume(options: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import training
+from .. import preparation
 from ..baselines import Problem
 from ..datasets import MoleculeTable
 from ..epochs import metric_name
@@ -48,7 +48,7 @@ class Comparison:
         """`how` (processes, progress) goes to `reading.read`, which has the cache at hand."""
         choices = recipe.data
         parts: dict[str, Any] = {"featurizer": None, "descriptors": True, "fingerprints": True}
-        rows = training.read_rows(table, choices, **parts, **how)
+        rows = preparation.read_rows(table, choices, **parts, **how)
         return cls(
             name=Path(table.source).name,
             protocol=protocol(choices),
@@ -56,7 +56,7 @@ class Comparison:
             digest=table.digest(),
             rows=rows.table.rows - 1,
             problem=Problem.of(rows.table, rows.read, choices.salts, choices.charges),
-            splits={seed: training.split_rows(rows, choices, seed) for seed in seeds},
+            splits={seed: preparation.split_rows(rows, choices, seed) for seed in seeds},
         )
 
     def parts(self, seed: int) -> dict[str, list[int]]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics, reading, training
+from .. import metrics, preparation, reading, training
 from ..datasets import MoleculeTable
 from ..environment import pick_device
 from ..epochs import Listener, TrainingError, metric_name
+from ..preparation import Prepared, Readable
 from ..recipes import DataConfig, Recipe, RecipeError
-from ..training import Prepared, Readable
 
 FIRST_SEED = 1000  # far from the seeds 0, 1, ... of final runs, so that their splits are others
 MEMORY = ("out of memory", "can't allocate memory")
@@ -81,7 +81,7 @@ class Objective:
             TrialError: training diverged, memory did not suffice, or the score is no number.
         """
         prepared, seed = self.prepare(recipe.data, repeat), FIRST_SEED + repeat
-        scalers = training.fit_scalers(prepared)
+        scalers = preparation.fit_scalers(prepared)
         with TemporaryDirectory(dir=scratch) as folder, failures():
             run = training.start_run(
                 Path(folder) / "run", recipe, self.table, prepared, scalers, seed, self.device
@@ -105,13 +105,13 @@ class Objective:
         if choices.split == "k_fold" and choices.split_seed is None:
             choices = choices.model_copy(update={"split_seed": FIRST_SEED})
         return without_test_labels(
-            training.divide(self._rows(choices), choices, FIRST_SEED + repeat)
+            preparation.divide(self._rows(choices), choices, FIRST_SEED + repeat)
         )
 
     def _rows(self, choices: DataConfig) -> Readable:
         key = (choices.featurizer, choices.salts, choices.charges)
         if key not in self._read:
-            self._read[key] = training.read_rows(self.table, choices, **self._how)
+            self._read[key] = preparation.read_rows(self.table, choices, **self._how)
         return self._read[key]
 
 

@@ -20,7 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, ConfigDict
 
-from .. import epochs, reading, training
+from .. import epochs, preparation, reading, training
 from ..datasets import Kind, MoleculeTable
 from ..files import read_model, write_atomic, write_json
 from ..metrics import METRICS
@@ -258,7 +258,7 @@ def tune(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     space = space if isinstance(space, Space) else Space.load(space) if space else Space()
     recipe = space.recipe(recipe)
-    table = data if isinstance(data, MoleculeTable) else training.load_table(recipe, data)
+    table = data if isinstance(data, MoleculeTable) else preparation.load_table(recipe, data)
     folder = study_folder(out, table.source)
     objective = Objective(
         table, recipe, searched=space.ranges, device=device, processes=processes, on_read=on_read
