@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from molsam import Recipe
+    from molsam.tuning import Study
 
 # Tests run side by side, one process a core: threads that wait for each other only slow them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,3 +54,34 @@ def parity() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no parity fixtures in {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    """Studies without pictures and TensorBoard, in a whole file."""
+    import studied
+
+    with studied.quick():
+        yield
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The study that nothing interrupts."""
+    import kill_tunes
+    import studied
+
+    with studied.quick():
+        return kill_tunes.tune(tmp_path_factory.mktemp("whole") / "tune-tiny")
+
+
+@pytest.fixture
+def landscape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials without training: scores are a function of learning rate, width and split."""
+    from molsam.tuning import Objective
+
+    def score(self: Objective, recipe: Recipe, repeat: int, *_: Any) -> float:
+        lr = math.log10(recipe.optimizer.lr) + 3 + (recipe.model.width == 8)
+        return lr**2 + (0.0, 0.1, 0.05)[repeat]
+
+    monkeypatch.setattr(Objective, "score", score)
