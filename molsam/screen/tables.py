@@ -1,0 +1,156 @@
+"""Tables of one's own and what runs made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from .console import SHOWN, err, out, spread
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..datasets import CheckReport, MoleculeTable
+    from ..runs import Run
+
+ROWS = 50
+
+
+def say_table(table: MoleculeTable, guessed: bool) -> None:
+    labels = ", ".join(table.tasks[:SHOWN]) + (", ..." if len(table.tasks) > SHOWN else "")
+    how = " (all numeric columns; choose with --target)" if guessed else ""
+    err.print(
+        f"{escape(table.source)}: {len(table):,} molecules, {table.kind}, target"
+        f"{'s' if len(table.tasks) > 1 else ''} {escape(labels)}{how}",
+        soft_wrap=True,
+    )
+
+
+def say_bad_rows(run: Run) -> None:
+    bad = run.info.bad_rows
+    if not bad:
+        return
+    err.print(f"{len(bad)} rows could not be read and took no part:")
+    for row, smiles, reason in bad[:SHOWN]:
+        err.print(f"  row {row}: {escape(smiles)}: {escape(reason)}", soft_wrap=True)
+    if len(bad) > SHOWN:
+        err.print(f"  and {len(bad) - SHOWN} more, in {escape(str(run.folder / 'run.json'))}")
+
+
+def say_check(report: CheckReport) -> None:
+    low, high = report.atoms
+    groups = {
+        "the same molecule": report.duplicates,
+        "of these with other labels": report.conflicts,
+    }
+    size = f"{report.rows:,} rows, {low} to {high} heavy atoms"
+    out.print(f"{escape(report.source)}: {size}", soft_wrap=True)
+    out.print(f"unreadable: {len(report.unreadable):,} rows")
+    for fault in report.unreadable[:SHOWN]:
+        out.print(f"  {escape(str(fault))}", soft_wrap=True)
+    out.print(f"salts and mixtures: {len(report.salts):,} rows{_rows(report.salts)}")
+    for what, found in groups.items():
+        first = "".join(f"\n  rows {', '.join(map(str, rows))}" for rows in found[:SHOWN])
+        out.print(f"{what}: {len(found):,} groups of rows{first}", soft_wrap=True)
+    table = Table("target", "known", "missing", "lowest", "highest", "counts", box=None)
+    for label in report.labels:
+        counts = ", ".join(f"{name}: {count:,}" for name, count in label.counts.items())
+        table.add_row(
+            escape(label.task),
+            f"{label.known:,}",
+            f"{label.missing:,}",
+            f"{label.low:g}",
+            f"{label.high:g}",
+            escape(counts),
+        )
+    out.print(table)
+
+
+def _rows(rows: Sequence[int]) -> str:
+    shown = ", ".join(map(str, rows[:SHOWN])) + (", ..." if len(rows) > SHOWN else "")
+    return f" (row {shown})" if rows else ""
+
+
+def say_scores(done: list[Run]) -> None:
+    """Test scores of one run, or mean and standard deviation over repeats."""
+    from ..runs import FIRST_MEMBER, MODELS_ALONE
+
+    parts = {
+        "validation": "valid",
+        "test": "test",
+        "models alone, test": f"{MODELS_ALONE}test",
+        "first member alone, test": f"{FIRST_MEMBER}test",
+        "random forest, test": "random forest, test",
+    }
+    scores = [run.scores for run in done]
+    table = {
+        title: [each[part] for each in scores]
+        for title, part in parts.items()
+        if all(part in each for each in scores)
+    }
+    out.print(score_table(table))
+    if len(done) > 1:
+        seeds = f"{done[0].info.seed} to {done[-1].info.seed}"
+        out.print(f"mean ± standard deviation over {len(done)} runs, seeds {seeds}")
+    shares = [run.share for run in done if run.recipe.training.gaussian_process]
+    if shares:
+        out.print(f"share of the Gaussian process: {', '.join(f'{share:g}' for share in shares)}")
+    excluded = sorted(
+        {task for metric in scores[0]["test"].values() for task in metric["excluded"]}
+    )
+    if excluded:
+        names = escape(", ".join(excluded))
+        out.print(f"left out of some scores: {names} (too few test labels, or one class only)")
+
+
+def score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
+    """Rows: metrics. Columns: parts. Several runs give mean ± standard deviation."""
+    import numpy as np
+
+    from ..metrics import METRICS
+
+    table = Table("", *map(escape, parts), box=None, padding=(0, 2, 0, 0))
+    for name in next(iter(parts.values()))[0]:
+        cells = []
+        for runs in parts.values():
+            means = np.array([run[name]["mean"] for run in runs], dtype=float)
+            cells.append(spread(means.mean(), means.std(ddof=1) if len(runs) > 1 else math.nan))
+        table.add_row(METRICS[name].title, *cells)
+    return table
+
+
+def show_frame(frame: pd.DataFrame) -> None:
+    """The first rows as a table on the screen."""
+    shown = frame.head(ROWS)
+    table = Table(*map(escape, map(str, shown.columns)), box=None)
+    for row in shown.itertuples(index=False):
+        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
+        table.add_row(*map(escape, cells))
+    out.print(table)
+    if len(frame) > ROWS:
+        out.print(f"the first {ROWS} rows; write them all with -o FILE")
+
+
+def row_text(row: dict[str, Any]) -> str:
+    """One row of a study on one line."""
+    values = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+    return escape("  ".join(values))
+
+
+def say_summary(title: str, cells: list[dict[str, Any]]) -> None:
+    """Mean and spread of a study's cells."""
+    table = Table("task", "variant", "mean", "std", "n", box=None)
+    for cell in cells:
+        table.add_row(
+            cell["task"],
+            cell["variant"],
+            f"{cell['mean']:.4g}",
+            f"{cell['std']:.2g}",
+            str(cell["n"]),
+        )
+    out.print(title)
+    out.print(table)
