@@ -115,7 +115,7 @@ def names_of(recipe: str) -> dict[str, str]:
 
 
 def table(found: dict[str, list[Row]], protocol: str) -> str:
-    """Tasks below each other, models beside each other, the best mean in bold."""
+    """Tasks below each other, models beside each other; bold is the best mean of the most seeds."""
     summaries = {task: {named(s.model): s for s in summarize(rows)} for task, rows in found.items()}
     known = {name for each in summaries.values() for name in each}
     baselines = [b.title for b in BASELINES.values() if b.title in known]
@@ -124,7 +124,9 @@ def table(found: dict[str, list[Row]], protocol: str) -> str:
     lines = [["", "", *names, *paper], ["---"] * (2 + len(names) + len(paper))]
     for task, each in summaries.items():
         metric = METRICS[found[task][0].metric]
-        best = (max if metric.greater_is_better else min)(s.mean for s in each.values())
+        most = max(s.n for s in each.values())
+        whole = [s.mean for s in each.values() if s.n == most]
+        best = max(whole) if metric.greater_is_better else min(whole)
         cells = [cell(each.get(name), best) for name in names]
         lines.append([task, metric.title, *cells, *(PAPER.get(task, "") for _ in paper)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -149,7 +151,9 @@ def verdict(task: str, rows: Sequence[Row]) -> str:
     """What the differences mean, as `molsam compare` says it."""
     if rows[0].model in BASELINES:
         return f"- {task}: the recipe was not run."
-    return f"- {task}: {'; '.join(verdicts(rows[0].metric, summarize(rows)))}."
+    seeds = sorted({row.seed for row in rows if row.model not in BASELINES})
+    which = "" if seeds == list(SEEDS) else f", seeds {', '.join(map(str, seeds))}"
+    return f"- {task}{which}: {'; '.join(verdicts(rows[0].metric, summarize(rows)))}."
 
 
 def recipe(rows: Sequence[Row], path: Path, text: str) -> str:
