@@ -1,4 +1,4 @@
-"""Shared fixtures: development data that lives outside the repository, where it is at hand."""
+"""Shared fixtures: development data outside the repository, where it is at hand, and studies."""
 
 from __future__ import annotations
 

@@ -9,10 +9,7 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
-from molsam.molecules import (
-    Features,
-    parse_many,
-)
+from molsam.molecules import Features, parse_many
 
 TABLES = ("esol", "lipophilicity", "bbbp", "sider", "tox21")
 ODD = (

@@ -13,10 +13,7 @@ import pytest
 import tiny
 
 from molsam import MoleculeTable, Recipe, epochs
-from molsam.tuning import (
-    Objective,
-    Study,
-)
+from molsam.tuning import Objective, Study
 
 
 @contextmanager

@@ -16,10 +16,7 @@ from kill_tunes import tune
 from shell import SMALL, assert_refused, molsam, write_table
 
 from molsam import Recipe
-from molsam.tuning import (
-    Objective,
-    Study,
-)
+from molsam.tuning import Objective, Study
 
 pytestmark = pytest.mark.usefixtures("quick")
 

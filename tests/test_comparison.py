@@ -24,14 +24,7 @@ from scipy import stats
 
 from molsam import Recipe, Run, baselines, comparison, fit, metrics
 from molsam.baselines import forests, machines
-from molsam.comparison import (
-    CompareError,
-    Comparison,
-    Row,
-    Summary,
-    baseline_rows,
-    fitted,
-)
+from molsam.comparison import CompareError, Comparison, Row, Summary, baseline_rows, fitted
 from molsam.files import read_json
 
 TWO = ["svm-tanimoto", "svm-rbf"]

@@ -15,13 +15,7 @@ from safetensors import safe_open
 
 from molsam import molecules
 from molsam.batches import PackedMolecules
-from molsam.molecules import (
-    FEATURIZERS,
-    Features,
-    featurize,
-    parse,
-    parse_many,
-)
+from molsam.molecules import FEATURIZERS, Features, featurize, parse, parse_many
 from molsam.molecules.compt import compt_atom_row, compt_bond_row
 from molsam.molecules.libraries import dgllife_featurizers
 from molsam.molecules.rows import Rows, Table

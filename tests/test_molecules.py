@@ -23,13 +23,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.rdBase import LogStatus
 
 from molsam import molecules
-from molsam.molecules import (
-    FEATURIZERS,
-    InvalidMolecule,
-    featurize,
-    parse,
-    parse_many,
-)
+from molsam.molecules import FEATURIZERS, InvalidMolecule, featurize, parse, parse_many
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,14 +12,9 @@ from studied import score_of
 
 from molsam import MoleculeTable, Recipe, fit, preparation
 from molsam.recipes import DataConfig
-from molsam.tuning import (
-    FIRST_SEED,
-    Objective,
-    TrialError,
-)
+from molsam.tuning import FIRST_SEED, Objective, TrialError
 
 pytestmark = pytest.mark.usefixtures("quick")
-
 
 FOUND = {"regression": "rmse", "binary": "roc_auc", "multiclass": "accuracy"}
 

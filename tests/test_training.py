@@ -17,17 +17,7 @@ import tiny
 import torch
 
 import molsam
-from molsam import (
-    MoleculeTable,
-    Recipe,
-    Run,
-    fit,
-    fit_repeats,
-    metrics,
-    molecules,
-    reading,
-    report,
-)
+from molsam import MoleculeTable, Recipe, Run, fit, fit_repeats, metrics, molecules, reading, report
 from molsam.datasets import DataError
 from molsam.epochs import Progress
 from molsam.files import read_json

@@ -15,13 +15,7 @@ from kill_tunes import SPACE, TRIALS, outcome, tune
 from studied import assert_trials_are_written, in_memory, score_of
 
 from molsam import Recipe, files, training
-from molsam.tuning import (
-    Objective,
-    Study,
-    TrialError,
-    TuningError,
-    best,
-)
+from molsam.tuning import Objective, Study, TrialError, TuningError, best
 
 pytestmark = pytest.mark.usefixtures("quick")
 

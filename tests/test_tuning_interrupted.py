@@ -17,13 +17,7 @@ from kill_tunes import SPACE, outcome, tune
 from studied import assert_trials_are_written, in_memory
 
 from molsam import Recipe
-from molsam.tuning import (
-    Objective,
-    Study,
-    TuningError,
-    storage,
-    workers,
-)
+from molsam.tuning import Objective, Study, TuningError, storage, workers
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -18,7 +18,6 @@ from molsam.metrics import Kind
 
 logger = logging.getLogger(__name__)
 
-
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "<na>", "null", "none"})
 TRUTH = {"true": 1.0, "false": 0.0}
 LARGEST = float(np.finfo(np.float32).max)
