@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import molecules, reading, scaling
+from . import molecules, reading
 from .batches import PackedMolecules, evaluation_batches
 from .environment import autocast
 from .models import MODELS
 from .recipes import DataConfig, Recipe
 from .records import RunInfo, Scalers
+from .scaling import VIEWS
 
 
 def read_molecules(smiles: Sequence[str], choices: DataConfig, **how: Any) -> reading.Reading:
@@ -44,7 +45,7 @@ def describe(
     logarithms of Morgan `counts` (N, 2048) behind them."""
     joined = []
     if raw is not None and scalers.descriptors is not None:
-        joined.append(scaling.scale_descriptors(scalers.descriptors, raw))
+        joined.append(scalers.descriptors.transform(raw))
     if counts is not None:
         joined.append(np.log1p(counts, dtype=np.float32))
     if not joined:
@@ -61,10 +62,11 @@ def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
     """The recipe's model with fresh weights from torch's random state."""
     kind = molecules.FEATURIZERS[recipe.data.featurizer]
     config = recipe.model.model_dump(exclude={"name"})
-    joined = len(molecules.DESCRIPTORS) if recipe.data.descriptors else 0
+    views = VIEWS[recipe.data.descriptor_scale] if recipe.data.descriptors else 0
     model = MODELS[recipe.model.name]
     sizes = (kind.atom_size, kind.bond_size, output_size(info))
     counts = molecules.MORGAN_SIZE if recipe.data.fingerprints else 0
+    joined = views * len(molecules.DESCRIPTORS)
     return model(*sizes, descriptor_size=joined, fingerprint_size=counts, **config)
 
 

@@ -15,7 +15,7 @@ from .datasets import Kind, MoleculeTable
 from .molecules import InvalidMolecule
 from .recipes import DataConfig, Recipe
 from .records import Scalers
-from .scaling import Standardizer, fit_descriptors
+from .scaling import DescriptorScaler, Standardizer
 from .splits import PARTS, Split
 
 
@@ -184,11 +184,13 @@ def refuse_unlearnable(table: MoleculeTable, split: Split) -> None:
         )
 
 
-def fit_scalers(prepared: Prepared) -> Scalers:
+def fit_scalers(prepared: Prepared, choices: DataConfig) -> Scalers:
     """Scales of the targets and of the descriptors, from training rows only."""
     table, raw, train = prepared.table, prepared.descriptors, prepared.split.train
     regression = table.kind == "regression"
     target = (
         Standardizer.fit(table.y[train]) if regression else Standardizer.identity(len(table.tasks))
     )
-    return Scalers(target, None if raw is None else fit_descriptors(raw[train]))
+    if raw is None:
+        return Scalers(target, None)
+    return Scalers(target, DescriptorScaler.fit(raw[train], choices.descriptor_scale))

@@ -47,6 +47,7 @@ from .optim import (
     SharpnessAware,
     repeat_dropout_masks,
 )
+from .scaling import ScaleName
 
 HERE = Path(__file__).resolve().parent
 FOLDER = next(p for p in (HERE / "_recipes", HERE.parent / "recipes", HERE) if p.is_dir())
@@ -80,6 +81,9 @@ class DataConfig(Section):
     featurizer: Literal["canonical", "attentivefp", "weave", "pagtn", "compt"] = "compt"
     descriptors: bool = Field(
         default=True, description="join RDKit's 2D descriptors at the readout"
+    )
+    descriptor_scale: ScaleName = Field(
+        default="robust", description="spreads from the median; ranked: their size and rank"
     )
     fingerprints: bool = Field(default=True, description="join Morgan counts at the readout")
     split: Literal[

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .files import RunError, read_json
 from .metrics import Kind
-from .scaling import Standardizer
+from .scaling import DescriptorScaler, Standardizer
 
 
 class RunInfo(BaseModel):
@@ -36,7 +36,7 @@ class Scalers:
     """Scales fitted on training rows; `descriptors` is None where the recipe has none."""
 
     target: Standardizer
-    descriptors: Standardizer | None
+    descriptors: DescriptorScaler | None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -49,7 +49,7 @@ class Scalers:
         data = read_json(path)
         try:
             target, joined = data["target"], data["descriptors"]
-            descriptors = Standardizer.from_dict(joined) if joined else None
+            descriptors = DescriptorScaler.from_dict(joined) if joined else None
             return cls(Standardizer.from_dict(target), descriptors)
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} does not hold the scales of a run; copy it again") from error

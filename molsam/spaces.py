@@ -157,6 +157,7 @@ DEFAULTS: dict[str, Range] = {
     "model.attention_dropout": Float(low=0.0, high=0.3),
     "data.featurizer": Choice(values=("compt", "canonical", "attentivefp")),
     "data.descriptors": Choice(values=(True, False)),
+    "data.descriptor_scale": Choice(values=("robust", "ranked")),
     "data.fingerprints": Choice(values=(True, False)),
 }
 # What is predicted, from which rows, and how it is judged: the same in every trial.
@@ -179,6 +180,7 @@ FIRST = (
     "model.head_layers",
     "optimizer.name",
     "optimizer.gamma",
+    "data.descriptors",
     "data.fingerprints",
 )
 PERTURBATION = ("rho", "gamma", "rho_epochs", "start", "masks")
@@ -281,6 +283,8 @@ def _matters(key: str, value: Callable[[str], Any]) -> bool:
     section, field = key.split(".")
     if field == "head_width":
         return value("model.head_layers") > 1
+    if field == "descriptor_scale":
+        return value("data.descriptors")
     if field == "fingerprint_dropout":
         return value("data.fingerprints")
     if section == "model":

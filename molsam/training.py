@@ -61,7 +61,7 @@ def fit(
     how: dict[str, Any] = {"processes": processes, "progress": on_read}
     how["fingerprints"] = recipe.counted
     prepared = prepare(table, recipe.data, seed, baseline=baseline, **how)
-    scalers = fit_scalers(prepared)
+    scalers = fit_scalers(prepared, recipe.data)
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
     if run.finished:
         return run

@@ -81,9 +81,10 @@ def test_test_labels_are_missing_once_the_rows_are_split_and_scales_do_not_know_
     for part in ("train", "valid"):
         index = getattr(prepared.split, part)
         assert np.array_equal(prepared.table.y[index], table.y[index])
-    mean = preparation.fit_scalers(prepared).target.to_dict()
+    mean = preparation.fit_scalers(prepared, recipe.data).target.to_dict()
     bad = poisoned(table, objective, recipe.data, 0, "test", "valid")
-    again = preparation.fit_scalers(Objective(bad, recipe).prepare(recipe.data, 0)).target.to_dict()
+    hidden = Objective(bad, recipe).prepare(recipe.data, 0)
+    again = preparation.fit_scalers(hidden, recipe.data).target.to_dict()
     assert mean == again
     assert not np.isnan(objective.table.y).any()  # the table itself stays as it was
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.special import ndtri
+from sklearn.preprocessing import QuantileTransformer
 
 from molsam import molecules
-from molsam.scaling import CLIP, Standardizer, fit_descriptors, scale_descriptors
+from molsam.scaling import CLIP, FARTHEST, QUANTILES, VIEWS, DescriptorScaler, Standardizer
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -77,50 +79,100 @@ def test_a_standardizer_goes_through_json_bit_for_bit(x):
 # Descriptors
 
 
-@given(st.data())
-def test_scaled_descriptors_are_finite_and_bounded_whatever_they_hold(data):
+def ranked(train, x):
+    """How large and where among `train`, each (N, P)."""
+    return np.hsplit(DescriptorScaler.fit(train, "ranked").transform(x), VIEWS["ranked"])
+
+
+@given(st.data(), st.sampled_from(sorted(VIEWS)))
+def test_scaled_descriptors_are_finite_and_bounded_whatever_they_hold(data, scale):
     train = data.draw(tables(ANYTHING))
     new = data.draw(arrays(np.float64, (5, train.shape[1]), elements=ANYTHING))
     before = train.copy()
-    scaler = fit_descriptors(train)
-    assert np.isfinite(scaler.center).all()
-    assert (np.isfinite(scaler.scale) & (scaler.scale > 0)).all()
+    scaler = DescriptorScaler.fit(train, scale)
+    assert np.isfinite(scaler.spread.center).all()
+    assert (np.isfinite(scaler.spread.scale) & (scaler.spread.scale > 0)).all()
     for x in (train, new):
-        z = scale_descriptors(scaler, x)
-        assert (z.dtype, z.shape) == (np.float32, x.shape)
-        assert (np.abs(z) <= CLIP).all()
-        assert (z[np.isnan(x)] == 0).all()
+        z = scaler.transform(x)
+        assert (z.dtype, z.shape) == (np.float32, (len(x), VIEWS[scale] * x.shape[1]))
+        assert (np.abs(z) <= {"robust": CLIP, "ranked": FARTHEST}[scale]).all()
+        assert (z[np.tile(np.isnan(x), VIEWS[scale])] == 0).all()
     np.testing.assert_array_equal(train, before)
+
+
+@given(tables(MODERATE), st.sampled_from(sorted(VIEWS)))
+def test_no_scale_turns_the_order_round(x, scale):
+    z = DescriptorScaler.fit(x, scale).transform(x)[x[:, 0].argsort()]
+    assert (np.diff(z[:, :: x.shape[1]], axis=0) >= -1e-6).all()
+
+
+@given(tables(ANYTHING), st.sampled_from(sorted(VIEWS)))
+def test_a_scaler_of_descriptors_outlives_json(x, scale):
+    scaler = DescriptorScaler.fit(x, scale)
+    again = DescriptorScaler.from_dict(json.loads(json.dumps(scaler.to_dict())))
+    np.testing.assert_array_equal(again.transform(x), scaler.transform(x))
 
 
 def test_a_tail_does_not_move_the_scale():
     x = np.random.default_rng(0).normal(3.0, 2.0, (10_000, 1))
-    scaler = fit_descriptors(x)
-    assert scaler.center == pytest.approx([3], abs=0.1)
-    assert scaler.scale == pytest.approx([2], rel=0.05)
+    spread = DescriptorScaler.fit(x, "robust").spread
+    assert spread.center == pytest.approx([3], abs=0.1)
+    assert spread.scale == pytest.approx([2], rel=0.05)
     x[:100] = [[1e40]]
     x[100:200] = np.inf
     x[200:300] = np.nan
-    spoilt = fit_descriptors(x)
-    assert spoilt.center == pytest.approx(scaler.center, abs=0.1)
-    assert spoilt.scale == pytest.approx(scaler.scale, rel=0.05)
-    assert scale_descriptors(spoilt, x[[0, 100, 200]]).ravel().tolist() == [CLIP, CLIP, 0]
+    spoilt = DescriptorScaler.fit(x, "robust")
+    assert spoilt.spread.center == pytest.approx(spread.center, abs=0.1)
+    assert spoilt.spread.scale == pytest.approx(spread.scale, rel=0.05)
+    odd = x[[0, 100, 200]]
+    assert spoilt.transform(odd).ravel().tolist() == [CLIP, CLIP, 0]
+    size, rank = ranked(x, odd)
+    assert size.ravel() == pytest.approx([np.arcsinh(CLIP), np.arcsinh(CLIP), 0])
+    assert rank.ravel().tolist() == [FARTHEST, FARTHEST, 0]
+
+
+def test_the_rank_of_normal_numbers_is_their_standard_score():
+    x = np.random.default_rng(0).normal(3.0, 2.0, (10_000, 1))
+    inside = np.abs(x - 3) < 4
+    np.testing.assert_allclose(ranked(x, x)[1][inside], (x[inside] - 3) / 2, atol=0.1)
+
+
+def test_equal_numbers_share_the_middle_of_their_ranks_but_at_the_ends():
+    x = np.repeat([0.0, 1.0, 2.0, 5.0], [50, 20, 20, 10])[:, None]
+    rank = ranked(x, np.array([[-1.0], [0], [1], [2], [5], [9]]))[1]
+    middle = ndtri([0.6, 0.8])
+    expected = [-FARTHEST, -FARTHEST, *middle, FARTHEST, FARTHEST]
+    assert rank.ravel() == pytest.approx(expected, abs=0.05)
+
+
+def test_the_rank_is_scikit_learns_quantile_transform():
+    rng = np.random.default_rng(0)
+    x = np.hstack([rng.poisson(1.0, (500, 3)), rng.lognormal(0, 2, (500, 2))])
+    reference = QuantileTransformer(n_quantiles=QUANTILES, output_distribution="normal")
+    expected = reference.fit(x).transform(x).clip(-FARTHEST, FARTHEST)
+    np.testing.assert_allclose(ranked(x, x)[1], expected, atol=1e-5)
 
 
 def test_columns_without_spread():
     zero, same = np.zeros(8), np.full(8, 0.1)
     rare, missing = np.array([0.0] * 7 + [4]), np.full(8, np.nan)
-    scaler = fit_descriptors(np.stack([zero, same, rare, missing], axis=1))
-    assert scaler.center.tolist() == [0, 0.1, 0, 0]
-    assert scaler.scale == pytest.approx([1, 1, rare.std(), 1])
+    x = np.stack([zero, same, rare, missing], axis=1)
+    spread = DescriptorScaler.fit(x, "robust").spread
+    assert spread.center.tolist() == [0, 0.1, 0, 0]
+    assert spread.scale == pytest.approx([1, 1, rare.std(), 1])
+    size, rank = ranked(x, x)
+    assert not size[:, [0, 1, 3]].any()
+    assert not rank[:, [0, 1, 3]].any()
+    assert rank[:, 2].tolist() == [-FARTHEST] * 7 + [FARTHEST]
 
 
-def test_descriptors_of_odd_molecules():
+@pytest.mark.parametrize("scale", VIEWS)
+def test_descriptors_of_odd_molecules(scale):
     smiles = ["NCCCCC" * 20, "[Na+].[Cl-]", "C[Fe]", "C", "c1ccccc1O", "CC(=O)Nc1ccc(O)cc1"]
     mols = molecules.parse_many(smiles).mols
     x = np.stack([molecules.descriptors(mol) for mol in mols])
     assert np.nanmax(x) > 1e12  # Ipc of the long chain
     assert np.isnan(x).any()  # charges of the metals
-    z = scale_descriptors(fit_descriptors(x), x)
+    z = DescriptorScaler.fit(x, scale).transform(x)
     assert (np.abs(z) <= CLIP).all()
-    assert (z.std(axis=0) > 0).sum() > 100
+    assert (z.std(axis=0) > 0).sum() > 100 * VIEWS[scale]

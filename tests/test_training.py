@@ -23,7 +23,7 @@ from molsam.epochs import Progress
 from molsam.files import read_json
 from molsam.preparation import make_split, prepare
 from molsam.recipes import DataConfig
-from molsam.scaling import fit_descriptors
+from molsam.scaling import DescriptorScaler
 
 DRAW = report.draw
 
@@ -287,7 +287,7 @@ def test_scales_are_those_of_the_training_rows(tmp_path):
     prepared = prepare(tiny.regression(), run.recipe.data, 0)
     train = prepared.table.take(prepared.split.train)
     rows = reading.descriptor_matrix(molecules.parse_many(train.smiles).mols)
-    assert kept == fit_descriptors(rows).to_dict()
+    assert kept == DescriptorScaler.fit(rows, "robust").to_dict()
     assert np.isfinite(run.predict([*tiny.PROBES, "[Na+].[Cl-]"])["activity"]).all()
 
 

@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from ..gaussian_process import min_max_kernel
 from ..metrics import METRICS, score
-from ..scaling import Standardizer, fit_descriptors, scale_descriptors
+from ..scaling import DescriptorScaler, Standardizer
 from ..splits import Split
 from .problems import Problem, refuse_bare, served
 
@@ -43,11 +43,10 @@ def tanimoto_machine(problem: Problem, split: Split, metric: str, seed: int) -> 
 def rbf_machine(problem: Problem, split: Split, metric: str, seed: int) -> np.ndarray:
     """A support vector machine with k(a, b) = exp(-gamma |a - b|^2) on scaled descriptors.
 
-    Scales are those of molsam's models: median and interquartile spread of the training rows,
-    clipped.
+    Scales are those that molsam's models may have: two columns of each descriptor.
     """
-    scaler = fit_descriptors(problem.descriptors[split.train])
-    x = scale_descriptors(scaler, problem.descriptors)
+    scaler = DescriptorScaler.fit(problem.descriptors[split.train], "ranked")
+    x = scaler.transform(problem.descriptors)
     known = x[split.train]
     unit = 1 / (x.shape[1] * max(float(known.var()), 1e-12))
     squared = squared_distances(x, known)

@@ -203,6 +203,16 @@ STUDIES: dict[str, Study] = {
         },
         first_seed=1000,
     ),
+    "descriptors": Study(
+        about="how descriptors are scaled: by their spread, or by size and rank",
+        tasks=("freesolv", "clintox", "esol", "bbbp", "bace", "lipophilicity"),
+        common={"data.fractions": (0.8, 0.19, 0.01)},
+        variants={
+            "robust": {"descriptor_scale": "robust"},
+            "ranked": {"descriptor_scale": "ranked"},
+        },
+        first_seed=1000,
+    ),
     "optimizers": optimizer_contest("compt"),
     "optimizers-graph-transformer": optimizer_contest("graph_transformer"),
     "ablations": Contest(

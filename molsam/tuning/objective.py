@@ -81,7 +81,7 @@ class Objective:
             TrialError: training diverged, memory did not suffice, or the score is no number.
         """
         prepared, seed = self.prepare(recipe.data, repeat), FIRST_SEED + repeat
-        scalers = preparation.fit_scalers(prepared)
+        scalers = preparation.fit_scalers(prepared, recipe.data)
         with TemporaryDirectory(dir=scratch) as folder, failures():
             run = training.start_run(
                 Path(folder) / "run", recipe, self.table, prepared, scalers, seed, self.device
