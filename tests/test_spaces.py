@@ -68,6 +68,7 @@ def test_every_suggestion_of_the_default_space_makes_a_recipe_within_its_ranges(
     for name in ("model.join_dropout", "model.head_width", "data.fingerprints", "training.average"):
         assert name in chosen
     assert ("model.fingerprint_dropout" in chosen) == recipe.data.fingerprints
+    assert ("data.descriptor_scale" in chosen) == recipe.data.descriptors
     others = {"model.kernel": "compt", "model.feed_forward": "graph_transformer"}
     for name, model in others.items():
         assert (name in chosen) == (recipe.model.name == model)

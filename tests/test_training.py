@@ -23,7 +23,7 @@ from molsam.epochs import Progress
 from molsam.files import read_json
 from molsam.preparation import make_split, prepare
 from molsam.recipes import DataConfig
-from molsam.scaling import DescriptorScaler
+from molsam.scaling import VIEWS, DescriptorScaler
 
 DRAW = report.draw
 
@@ -277,8 +277,10 @@ def test_validation_labels_select_and_do_nothing_else(reference, tmp_path):
     assert not ours["valid_rmse"].equals(theirs["valid_rmse"])
 
 
-def test_scales_are_those_of_the_training_rows(tmp_path):
-    run = fit(tiny.recipe(epochs=1, descriptors=True), tiny.regression(), out=tmp_path / "run")
+@pytest.mark.parametrize("scale", VIEWS)
+def test_scales_are_those_of_the_training_rows(tmp_path, scale):
+    recipe = tiny.recipe(epochs=1, descriptors=True, descriptor_scale=scale)
+    run = fit(recipe, tiny.regression(), out=tmp_path / "run")
     train = tiny.regression().y[read_json(run.folder / "split.json")["train"], 0]
     target = read_json(run.folder / "scalers.json")["target"]
     assert target["center"] == pytest.approx([train.mean(dtype=np.float64)])
@@ -287,7 +289,8 @@ def test_scales_are_those_of_the_training_rows(tmp_path):
     prepared = prepare(tiny.regression(), run.recipe.data, 0)
     train = prepared.table.take(prepared.split.train)
     rows = reading.descriptor_matrix(molecules.parse_many(train.smiles).mols)
-    assert kept == DescriptorScaler.fit(rows, "robust").to_dict()
+    assert kept == DescriptorScaler.fit(rows, scale).to_dict()
+    assert run.models[0].descriptor_size == VIEWS[scale] * len(molecules.DESCRIPTORS)
     assert np.isfinite(run.predict([*tiny.PROBES, "[Na+].[Cl-]"])["activity"]).all()
 
 

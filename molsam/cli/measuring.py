@@ -20,7 +20,7 @@ def study(
     name: Annotated[
         str,
         typer.Argument(
-            help="sharpness, anchor, stand-in, levers, defaults, fading, optimizers, "
+            help="sharpness, anchor, stand-in, levers, defaults, fading, descriptors, optimizers, "
             "optimizers-graph-transformer or ablations."
         ),
     ],
