@@ -1,103 +1,99 @@
-"""A Gaussian process on Morgan counts: what a molecule's neighbours say, in closed form."""
+"""A Gaussian process on Morgan counts and descriptors: what a molecule's neighbours say, in closed
+form."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from .files import load_state, save_state
+from .kernels import min_max_kernel, rbf_kernel, rbf_unit
 from .metrics import METRICS, score
+from .scaling import DescriptorScaler
 
 NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise, in those of the kernel
+MIXES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+MIXED_BY = 2048  # rows at most that choose a mix: six decompositions of them
 MOST_ROWS = 8192  # then a matrix is half a gigabyte, of which there are a few
 SHARES = tuple(k / 10 for k in range(11))
 TINY = 1e-6  # the least probability of a class
-BLOCK = 1024
 
 
-def min_max_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """k(a, b) = sum_i min(a_i, b_i) / sum_i max(a_i, b_i), the Tanimoto similarity of counts.
+class Inputs(NamedTuple):
+    """What it reads of molecules: Morgan `counts` (N, 2048), RDKit's `descriptors` (N, P)."""
 
-    Ralaivola et al., Neural Networks 18 (2005) 1093. a -> (N, K), b -> (M, K) whole counts from 0;
-    returns (N, M) float32, 1 where both are all zeros. A count c is written as c ones,
-    so that sum min is a product of sparse matrices, made in blocks of `BLOCK` rows.
-    """
-    tops = np.maximum(a.max(axis=0, initial=0), b.max(axis=0, initial=0)).astype(np.int64)
-    left, right = _unary(a, tops), _unary(b, tops).T.tocsr()
-    sizes, others = left.sum(axis=1), right.sum(axis=0)
-    out = np.empty((len(a), len(b)), dtype=np.float32)
-    for start in range(0, len(a), BLOCK):
-        rows = slice(start, start + BLOCK)
-        shared = (left[rows] @ right).toarray()
-        union = sizes[rows, None] + others - shared
-        out[rows] = np.where(union > 0, shared / np.maximum(union, 1), 1)
-    return out
+    counts: np.ndarray
+    descriptors: np.ndarray
 
-
-def _unary(counts: np.ndarray, tops: np.ndarray) -> sparse.csr_array:
-    """Each count c of column i as ones in the first c of the `tops[i]` columns that stand for i."""
-    rows, columns = np.nonzero(counts)
-    times = counts[rows, columns].astype(np.int64)
-    within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-    starts = np.cumsum(tops) - tops
-    places = np.repeat(rows, times), np.repeat(starts[columns], times) + within
-    shape = (len(counts), int(tops.sum()))
-    return sparse.csr_array((np.ones(len(within), dtype=np.float32), places), shape=shape)
+    def take(self, rows: np.ndarray) -> Inputs:
+        """Those of some molecules."""
+        return Inputs(self.counts[rows], self.descriptors[rows])
 
 
 @dataclass(frozen=True)
 class GaussianProcess:
-    """The mean of a Gaussian process with the min-max kernel k on Morgan counts.
+    """The mean of a Gaussian process whose kernel k is a mix of two, of counts and of descriptors.
 
     f(x) = m + sum_i k(x, x_i) alpha_i,  alpha = (K + s I)^-1 (y - m),  K_ij = k(x_i, x_j)
+    k = (1 - w) k_T + w k_R,  k_T `min_max_kernel`,  k_R `rbf_kernel` of ranked descriptors
 
-    Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), equation 2.25; the
-    kernel of molecules is `min_max_kernel`. A class is regressed on as 0 or 1, and f kept between.
+    Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), equation 2.25, and 4.2.4
+    for the sum of kernels. A class is regressed on as 0 or 1, and f kept between.
 
     Attributes
     ----------
-    counts : (n, 2048) of the training molecules.
+    counts, descriptors : (n, 2048) and (n, 2 P) of the training molecules, these scaled.
+    scaler : of descriptors, fitted to the training molecules.
     alpha : (n, C), 0 where a label is missing; a column for each task, of more than two classes
         for each class of each task.
+    mix : (C,) w, one of `MIXES`.
     center : (C,) m, the mean of the labels.
     classes : how many there are; 0 for regression.
     share : of a prediction that is made with models, from 0 to 1; they have the rest.
     """
 
     counts: np.ndarray
+    descriptors: np.ndarray
+    scaler: DescriptorScaler
     alpha: np.ndarray
+    mix: np.ndarray
     center: np.ndarray
     classes: int = 0
     share: float = 1.0
 
     @classmethod
-    def fit(cls, counts: np.ndarray, y: np.ndarray, classes: int = 0) -> GaussianProcess:
-        """From counts (n, 2048) and labels (n, T), NaN where missing; one at least of each task.
+    def fit(cls, inputs: Inputs, y: np.ndarray, classes: int = 0) -> GaussianProcess:
+        """From n molecules and labels (n, T), NaN where missing; one at least of each task.
 
-        The noise s is that of `NOISES` whose leave-one-out error is least, for each column alone.
+        The mix w and the noise s, one of `NOISES`, are those whose leave-one-out error is least,
+        for each column alone; w is found on `MIXED_BY` molecules at most.
         """
         y = np.asarray(y, dtype=np.float64)
         if classes > 2:
             each = np.where(np.isnan(y)[..., None], np.nan, y[..., None] == np.arange(classes))
             y = each.reshape(len(y), -1)
-        kernel = min_max_kernel(counts, counts).astype(np.float64)
-        center, alpha = np.nanmean(y, axis=0), np.zeros(y.shape)
+        scaler = DescriptorScaler.fit(inputs.descriptors, "ranked")
+        x = scaler.transform(inputs.descriptors)
+        kernels = min_max_kernel(inputs.counts, inputs.counts), rbf_kernel(x, x, rbf_unit(x))
+        center, alpha, mix = np.nanmean(y, axis=0), np.zeros(y.shape), np.zeros(y.shape[1])
         patterns, which = np.unique(~np.isnan(y), axis=1, return_inverse=True)
         for number, known in enumerate(patterns.T):  # columns of one pattern share their inverses
             columns = np.flatnonzero(which.reshape(-1) == number)
-            place = np.ix_(known, columns)
-            alpha[place] = _weights(kernel[np.ix_(known, known)], y[place] - center[columns])
-        return cls(counts, alpha, center, classes)
+            labels = y[np.ix_(known, columns)] - center[columns]
+            some, rows = np.ix_(known, known), np.ix_(known, columns)
+            mix[columns], alpha[rows] = _fitted(kernels[0][some], kernels[1][some], labels)
+        return cls(inputs.counts, x, scaler, alpha, mix, center, classes)
 
-    def predict(self, counts: np.ndarray) -> np.ndarray:
-        """f of counts (N, 2048): (N, T), for more than two classes (N, T, classes), each adding
-        up to 1 over them."""
-        f = min_max_kernel(counts, self.counts) @ self.alpha + self.center
+    def predict(self, inputs: Inputs) -> np.ndarray:
+        """f of N molecules: (N, T), for more than two classes (N, T, classes), each adding up to 1
+        over them."""
+        x, gamma = self.scaler.transform(inputs.descriptors), rbf_unit(self.descriptors)
+        f = min_max_kernel(inputs.counts, self.counts) @ (self.alpha * (1 - self.mix)) + self.center
+        f += rbf_kernel(x, self.descriptors, gamma) @ (self.alpha * self.mix)
         if self.classes:
             f = f.clip(TINY, 1)
         if self.classes <= 2:
@@ -105,31 +101,35 @@ class GaussianProcess:
         f = f.reshape(len(f), -1, self.classes)
         return f / f.sum(axis=-1, keepdims=True)
 
-    def mixed(self, models: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """(1 - share) `models` + share f, where `models` is what they predict of `counts`."""
-        return (1 - self.share) * models + self.share * self.predict(counts)
+    def mixed(self, models: np.ndarray, inputs: Inputs) -> np.ndarray:
+        """(1 - share) `models` + share f, where `models` is what they predict of `inputs`."""
+        return (1 - self.share) * models + self.share * self.predict(inputs)
 
     def sharing(
-        self, models: np.ndarray, counts: np.ndarray, y: np.ndarray, metric: str
+        self, models: np.ndarray, inputs: Inputs, y: np.ndarray, metric: str
     ) -> GaussianProcess:
-        """The same with the share of `SHARES` that scores best on these rows, the least of equals.
+        """The same with the share (s + 1/2) / 2, s the one of `SHARES` that scores best here.
 
-        models -> what they predict of `counts`; y -> labels of these rows, by which `metric` is.
+        It is drawn half-way to an equal part because few rows tell shares apart poorly, and flatter
+        models whose epoch they have chosen. models -> what they predict of these rows; y -> their
+        labels, by which `metric` is.
         """
-        f, tasks = self.predict(counts), [str(t) for t in range(y.shape[1])]
+        f, tasks = self.predict(inputs), [str(t) for t in range(y.shape[1])]
         scores = {s: score(metric, y, (1 - s) * models + s * f, tasks).mean for s in SHARES}
         best = 0.0
         for share, value in scores.items():
             if METRICS[metric].better(value, scores[best]):
                 best = share
-        return replace(self, share=best)
+        return replace(self, share=(best + 0.5) / 2)
 
     def save(self, path: Path) -> None:
         """As a safetensors file, of the counts those that are not 0."""
         rows, columns = np.nonzero(self.counts)
         arrays = {"rows": rows, "columns": columns, "values": self.counts[rows, columns]}
-        arrays |= {"alpha": self.alpha, "center": self.center}
+        arrays |= {name: getattr(self, name) for name in ("descriptors", "alpha", "mix", "center")}
         state: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        scales = self.scaler.to_dict().items()
+        state["scaler"] = {name: torch.tensor(x, dtype=torch.float64) for name, x in scales}
         shape = list(self.counts.shape)
         save_state(path, state | {"shape": shape, "classes": self.classes, "share": self.share})
 
@@ -138,13 +138,33 @@ class GaussianProcess:
         """What `save` wrote."""
         state = load_state(path)
         arrays = {name: value.numpy() for name, value in state.items() if torch.is_tensor(value)}
-        counts = np.zeros(state["shape"], dtype=arrays["values"].dtype)
-        counts[arrays["rows"], arrays["columns"]] = arrays["values"]
-        return cls(counts, arrays["alpha"], arrays["center"], state["classes"], state["share"])
+        rows, columns, values = (arrays.pop(name) for name in ("rows", "columns", "values"))
+        counts = np.zeros(state["shape"], dtype=values.dtype)
+        counts[rows, columns] = values
+        scaler = DescriptorScaler.from_dict(
+            {name: x.numpy() for name, x in state["scaler"].items()}
+        )
+        return cls(counts, scaler=scaler, classes=state["classes"], share=state["share"], **arrays)
 
 
-def _weights(kernel: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """alpha (n, C) of centred labels (n, C), by the noise with the least leave-one-out error.
+def _fitted(tanimoto: np.ndarray, rbf: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mixes (C,) and alpha (n, C) of centred labels (n, C), by kernels (n, n) of both kinds."""
+    few = np.linspace(0, len(y) - 1, min(len(y), MIXED_BY)).astype(int)
+    first, second = tanimoto[np.ix_(few, few)], rbf[np.ix_(few, few)]
+    errors = [_weights(_mixed(first, second, w), y[few])[1] for w in MIXES]
+    mix, alpha = np.array(MIXES)[np.argmin(errors, axis=0)], np.empty(y.shape)
+    for w in np.unique(mix):
+        alpha[:, mix == w] = _weights(_mixed(tanimoto, rbf, w), y[:, mix == w])[0]
+    return mix, alpha
+
+
+def _mixed(tanimoto: np.ndarray, rbf: np.ndarray, w: float) -> np.ndarray:
+    return (1 - w) * tanimoto.astype(np.float64) + w * rbf.astype(np.float64)
+
+
+def _weights(kernel: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """alpha (n, C) of centred labels (n, C), by the noise with the least leave-one-out error, and
+    that error (C,), squared.
 
     y_i - f_-i(x_i) = alpha_i / [(K + s I)^-1]_ii: Rasmussen and Williams, equation 5.12. With
     K = U diag(w) U^T, one decomposition serves every s.
@@ -158,4 +178,4 @@ def _weights(kernel: np.ndarray, y: np.ndarray) -> np.ndarray:
         error = np.square(alpha / (squares @ inverse)[:, None]).mean(axis=0)
         better = error < least
         best[:, better], least[better] = alpha[:, better], error[better]
-    return best
+    return best, least

@@ -12,6 +12,7 @@ import numpy as np
 from . import baselines, datasets, inference, reading, splits
 from .batches import PackedMolecules
 from .datasets import Kind, MoleculeTable
+from .gaussian_process import Inputs
 from .molecules import InvalidMolecule
 from .recipes import DataConfig, Recipe
 from .records import Scalers
@@ -33,8 +34,8 @@ class Readable:
 class Prepared:
     """A table behind the door: what could be read, how it is split, and what could not.
 
-    `fingerprints` are there if anything asked for them, the recipe's data or not; `problem` is what
-    a baseline learns from, where one is asked for.
+    `descriptors` and `fingerprints` are there if anything asked for them, the recipe's data or not;
+    `problem` is what a baseline learns from, where one is asked for.
     """
 
     table: MoleculeTable
@@ -45,10 +46,11 @@ class Prepared:
     bad: list[InvalidMolecule]
     problem: baselines.Problem | None
 
-    def counts(self) -> np.ndarray:
-        """The fingerprints, where they were asked for."""
+    def inputs(self) -> Inputs:
+        """What a Gaussian process reads, where it was asked for."""
         assert self.fingerprints is not None
-        return self.fingerprints
+        assert self.descriptors is not None
+        return Inputs(self.fingerprints, self.descriptors)
 
 
 def load_table(
@@ -118,7 +120,7 @@ def divide(rows: Readable, choices: DataConfig, seed: int, *, baseline: bool = F
     return Prepared(
         table=table,
         packed=read.packed,
-        descriptors=read.descriptors if choices.descriptors else None,
+        descriptors=read.descriptors,
         fingerprints=read.fingerprints,
         split=split_rows(rows, choices, seed),
         bad=rows.bad,
@@ -191,6 +193,7 @@ def fit_scalers(prepared: Prepared, choices: DataConfig) -> Scalers:
     target = (
         Standardizer.fit(table.y[train]) if regression else Standardizer.identity(len(table.tasks))
     )
-    if raw is None:
+    if not choices.descriptors:
         return Scalers(target, None)
+    assert raw is not None
     return Scalers(target, DescriptorScaler.fit(raw[train], choices.descriptor_scale))

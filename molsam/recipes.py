@@ -111,6 +111,14 @@ class DataConfig(Section):
                 raise ValueError(f"split = {kind!r} and split_{kind} go together")
         return self
 
+    def asked(self, process: bool) -> dict[str, bool]:
+        """What is read of molecules beside their graphs, by name: where a Gaussian `process` joins
+        the models, all that it reads too."""
+        return {
+            "descriptors": self.descriptors or process,
+            "fingerprints": self.fingerprints or process,
+        }
+
 
 class OptimizerConfig(Section):
     """A base optimizer, and the sharpness-aware policy around it. Letters are the paper's."""
@@ -254,7 +262,8 @@ class TrainingConfig(Section):
     members: int = Field(default=1, ge=1, description="models in the ensemble")
     gaussian_process: bool = Field(
         default=False,
-        description="one on Morgan counts joins the ensemble, by the share that validates best; "
+        description="one on Morgan counts and descriptors joins the ensemble, by a share between "
+        "a quarter and three quarters that validation sets; "
         "beyond 8,192 training rows there is none",
     )
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -302,11 +311,6 @@ class Recipe(Section):
             return cls.model_validate(tables)
         except ValidationError as error:
             raise RecipeError(f"{where}: {_explain(error)}") from error
-
-    @property
-    def counted(self) -> bool:
-        """Whether Morgan counts are needed of the molecules that it is trained on."""
-        return self.data.fingerprints or self.training.gaussian_process
 
     def save(self, path: str | Path) -> None:
         """Write every field as TOML."""

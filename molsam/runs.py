@@ -35,7 +35,7 @@ from .batches import PackedMolecules
 from .datasets import Chunk, MoleculeTable, is_table, iter_chunks
 from .environment import pick_device
 from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
-from .gaussian_process import GaussianProcess
+from .gaussian_process import GaussianProcess, Inputs
 from .inference import begin_reading, build_model, describe, infer, read_molecules, to_user
 from .recipes import Recipe
 from .records import RunInfo, Scalers
@@ -185,11 +185,11 @@ class Run:
         progress: Callable[[int, int | None], object] | None,
     ) -> Iterator[tuple[Chunk, Callable[[], reading.Reading]]]:
         """Every table, the reading of its molecules begun."""
-        choices, start = self.recipe.data, 0
+        start = 0
         for table in tables:
             # A stream does not tell its length: it is worth what has come of it.
             count = max(total or 0, start + len(table.frame))
-            many = processes or reading.worthwhile(count, descriptors=choices.descriptors)
+            many = processes or reading.worthwhile(count, descriptors=self._asked["descriptors"])
             shown = _shifted(progress, start, total)
             texts = table.frame[table.smiles]
             yield table, self._begin_reading(texts, processes=many, progress=shown)
@@ -197,11 +197,11 @@ class Run:
 
     def _begin_reading(self, smiles: Iterable[str], **how: Any) -> Callable[[], reading.Reading]:
         """`begin_reading` of all that the models, and the process if there is one, read."""
-        return begin_reading(smiles, self.recipe.data, fingerprints=self._counted, **how)
+        return begin_reading(smiles, self.recipe.data, **self._asked, **how)
 
     @property
-    def _counted(self) -> bool:
-        return self.recipe.data.fingerprints or self.process is not None
+    def _asked(self) -> dict[str, bool]:
+        return self.recipe.data.asked(process=self.process is not None)
 
     def predict_mols(self, mols: Sequence[Mol]) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std) of the ensemble in user units: (N, T), for classes (N, T, C).
@@ -210,8 +210,8 @@ class Run:
         models' alone.
         """
         packed = PackedMolecules.from_mols(mols, self.recipe.data.featurizer)
-        raw = reading.descriptor_matrix(mols) if self.recipe.data.descriptors else None
-        counts = reading.fingerprint_matrix(mols) if self._counted else None
+        raw = reading.descriptor_matrix(mols) if self._asked["descriptors"] else None
+        counts = reading.fingerprint_matrix(mols) if self._asked["fingerprints"] else None
         return self._predict(packed, raw, counts)
 
     def _predict(
@@ -221,8 +221,9 @@ class Run:
         each = self.predict_each(describe(packed, raw, self.scalers, joined))
         mean = each.mean(axis=0)
         if self.process is not None:
+            assert raw is not None
             assert counts is not None
-            mean = self.process.mixed(mean, counts)
+            mean = self.process.mixed(mean, Inputs(counts, raw))
         return mean, each.std(axis=0)
 
     def predict_each(self, packed: PackedMolecules, index: np.ndarray | None = None) -> np.ndarray:

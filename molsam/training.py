@@ -59,7 +59,7 @@ def fit(
     device = str(environment.pick_device(device))
     check_served(recipe.training, table.kind)
     how: dict[str, Any] = {"processes": processes, "progress": on_read}
-    how["fingerprints"] = recipe.counted
+    how |= recipe.data.asked(recipe.training.gaussian_process)
     prepared = prepare(table, recipe.data, seed, baseline=baseline, **how)
     scalers = fit_scalers(prepared, recipe.data)
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
@@ -210,7 +210,7 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     process = fit_process(run, models[split.valid], prepared)
     if process is not None:
         process.save(run.folder / runs.PROCESS)
-        mean = process.mixed(models, prepared.counts())
+        mean = process.mixed(models, prepared.inputs())
     judged = {}
     if run.recipe.training.gaussian_process:
         judged[runs.MODELS_ALONE] = models
@@ -237,13 +237,12 @@ def fit_process(run: Run, models: np.ndarray, prepared: Prepared) -> GaussianPro
     """The Gaussian process beside the models of a run, with the share that validation gives it.
 
     models -> what they predict of the validation rows. None where the recipe asks for no process,
-    where the training rows are too many, and where its share would be 0.
+    and where the training rows are too many.
     """
     table, split = prepared.table, prepared.split
     if not run.recipe.training.gaussian_process or len(split.train) > MOST_ROWS:
         return None
-    counts = prepared.counts()
-    metric, valid = metric_name(run.recipe.training, table.kind), split.valid
-    process = GaussianProcess.fit(counts[split.train], table.y[split.train], table.outcomes)
-    process = process.sharing(models, counts[valid], table.y[valid], metric)
-    return process if process.share else None
+    inputs, metric = prepared.inputs(), metric_name(run.recipe.training, table.kind)
+    known, valid = inputs.take(split.train), inputs.take(split.valid)
+    process = GaussianProcess.fit(known, table.y[split.train], table.outcomes)
+    return process.sharing(models, valid, table.y[split.valid], metric)

@@ -16,14 +16,13 @@ import tiny
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
 from molsam import baselines, datasets, fit, metrics, molecules, reading, splits
 from molsam.baselines import BASELINES, BaselineError, Problem, fit_predict, forests, machines
-from molsam.gaussian_process import min_max_kernel
+from molsam.kernels import min_max_kernel
 from molsam.splits import Split
 
 SMILES = ["CCO", "c1ccccc1", "C", "[Na+].[Cl-]", "CC(=O)Oc1ccccc1C(=O)O", "[Fe+2]", "C" * 60]
@@ -259,14 +258,6 @@ def test_baselines_learn_permeability(name, moleculenet):
 
 
 # kernels
-
-
-def test_squared_distances_make_the_rbf_kernel():
-    generator = np.random.default_rng(0)
-    a, b = generator.normal(size=(7, 3)), generator.normal(size=(4, 3))
-    found = np.exp(-0.7 * machines.squared_distances(a, b))
-    np.testing.assert_allclose(found, rbf_kernel(a, b, gamma=0.7), rtol=1e-10)
-    assert (machines.squared_distances(a, a) >= 0).all()
 
 
 def best_regressor_twin(problem: Problem, split: Split, kernels: list[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The Gaussian process on Morgan counts: its formulas, its share, and runs that have one."""
+"""The Gaussian process on counts and descriptors: its formulas, its share, runs that have one."""
 
 from __future__ import annotations
 
@@ -10,79 +10,53 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from rdkit.Chem import rdFingerprintGenerator
-from rdkit.DataStructs import TanimotoSimilarity
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.metrics import pairwise
 
 from molsam import Run, datasets, fit, gaussian_process, metrics, molecules, reading, training
 from molsam.files import RunError, read_json
-from molsam.gaussian_process import NOISES, SHARES, GaussianProcess, min_max_kernel
+from molsam.gaussian_process import MIXES, NOISES, SHARES, GaussianProcess, Inputs
+from molsam.kernels import min_max_kernel
 from molsam.runs import FIRST_MEMBER, MODELS_ALONE, PROCESS
+from molsam.scaling import DescriptorScaler
 from molsam.tuning.objective import FIRST_SEED, Objective
 
-SMILES = ["CCO", "c1ccccc1", "C", "[Na+].[Cl-]", "CC(=O)Oc1ccccc1C(=O)O", "[Fe+2]", "C" * 60]
 TRAIN, REST = np.arange(40), np.arange(40, 60)
 
 
-def counts_of(table: datasets.MoleculeTable) -> np.ndarray:
-    counts = reading.read(table.smiles, None, fingerprints=True).fingerprints
-    assert counts is not None
-    return counts
+def inputs_of(table: datasets.MoleculeTable) -> Inputs:
+    read = reading.read(table.smiles, None, descriptors=True, fingerprints=True)
+    assert read.fingerprints is not None
+    assert read.descriptors is not None
+    return Inputs(read.fingerprints, read.descriptors)
 
 
 @pytest.fixture(scope="module")
-def counts() -> np.ndarray:
-    return counts_of(tiny.regression())
-
-
-# The kernel
-
-
-def min_max_twin(a: np.ndarray, b: np.ndarray) -> float:
-    smaller = sum(min(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True))
-    larger = sum(max(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True))
-    return smaller / larger if larger else 1.0
-
-
-COUNTS = arrays(np.uint16, st.tuples(st.integers(1, 7), st.just(5)), elements=st.integers(0, 9))
-
-
-@given(COUNTS, COUNTS, st.integers(1, 4))
-def test_the_min_max_kernel_is_its_formula(a, b, block):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gaussian_process, "BLOCK", block)
-        found = min_max_kernel(a, b)
-    expected = [[min_max_twin(x, y) for y in b] for x in a]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_the_min_max_kernel_is_rdkits_tanimoto_similarity():
-    smiles = [*SMILES, *tiny.regression(20).smiles]
-    mols = molecules.parse_many(smiles).mols
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    prints = [generator.GetCountFingerprint(mol) for mol in mols]
-    counts = np.stack([molecules.morgan_counts(mol) for mol in mols]).astype(np.uint16)
-    found = min_max_kernel(counts, counts[:9])
-    expected = [[TanimotoSimilarity(p, q) for q in prints[:9]] for p in prints]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+def inputs() -> Inputs:
+    return inputs_of(tiny.regression())
 
 
 # The process
 
 
-def ridge(counts: np.ndarray, y: np.ndarray, noise: float, asked: np.ndarray) -> np.ndarray:
+def kernel_of(inputs: Inputs, mix: float) -> np.ndarray:
+    """Of the training molecules with all, in double precision: (60, 40)."""
+    scaler = DescriptorScaler.fit(inputs.descriptors[TRAIN], "ranked")
+    x = scaler.transform(inputs.descriptors)
+    gamma = 1 / (x.shape[1] * x[TRAIN].var())
+    tanimoto = min_max_kernel(inputs.counts, inputs.counts[TRAIN])
+    return (1 - mix) * tanimoto + mix * pairwise.rbf_kernel(x.astype(float), x[TRAIN], gamma)
+
+
+def ridge(kernel: np.ndarray, y: np.ndarray, noise: float, asked: np.ndarray) -> np.ndarray:
     """The same mean by scikit-learn's kernel ridge regression of centred labels."""
     machine = KernelRidge(alpha=noise, kernel="precomputed")
-    machine.fit(min_max_kernel(counts, counts).astype(float), y - y.mean())
-    return machine.predict(min_max_kernel(asked, counts).astype(float)) + y.mean()
+    return machine.fit(kernel, y - y.mean()).predict(asked) + y.mean()
 
 
-def left_out_error(counts: np.ndarray, y: np.ndarray, noise: float) -> float:
+def left_out_error(kernel: np.ndarray, y: np.ndarray, noise: float) -> float:
     """Squared error where each molecule in turn is left out; the center stays that of all."""
-    kernel, errors = min_max_kernel(counts, counts).astype(float), []
+    errors = []
     for i in range(len(y)):
         others = np.delete(np.arange(len(y)), i)
         machine = KernelRidge(alpha=noise, kernel="precomputed")
@@ -91,71 +65,103 @@ def left_out_error(counts: np.ndarray, y: np.ndarray, noise: float) -> float:
     return float(np.mean(np.square(errors)))
 
 
-def test_it_is_kernel_ridge_regression_with_the_noise_that_leaves_one_out_best(counts):
-    y = tiny.regression().y.astype(float)
-    found = GaussianProcess.fit(counts[TRAIN], y[TRAIN]).predict(counts[REST])
-    errors = {noise: left_out_error(counts[TRAIN], y[TRAIN, 0], noise) for noise in NOISES}
-    noise = min(errors, key=errors.__getitem__)
-    assert NOISES[0] < noise < NOISES[-1]
-    expected = ridge(counts[TRAIN], y[TRAIN, 0], noise, counts[REST])
-    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
+@pytest.mark.parametrize("target", ["table", "ring"])
+def test_it_is_kernel_ridge_regression_with_what_leaves_one_out_best(inputs, target):
+    """Of a number that is a descriptor's and of one that is a fragment's: mixes differ."""
+    y = tiny.regression().y[:, 0].astype(float)
+    if target == "ring":
+        y = np.log1p(inputs.counts).sum(axis=1) + np.random.default_rng(0).normal(size=60)
+    process = GaussianProcess.fit(inputs.take(TRAIN), y[TRAIN, None])
+    errors = {}
+    for mix in MIXES:
+        kernel = kernel_of(inputs, mix)[TRAIN]
+        errors |= {(mix, noise): left_out_error(kernel, y[TRAIN], noise) for noise in NOISES}
+    mix, noise = min(errors, key=errors.__getitem__)
+    assert process.mix == [mix]
+    kernel = kernel_of(inputs, mix)
+    expected = ridge(kernel[TRAIN], y[TRAIN], noise, kernel[REST])
+    np.testing.assert_allclose(process.predict(inputs.take(REST))[:, 0], expected, rtol=1e-4)
 
 
-def test_a_task_learns_of_its_own_labels_alone(counts):
+def test_a_task_learns_of_its_own_labels_alone(inputs):
+    """Scales of descriptors are those of all training rows, labelled or not."""
     y = tiny.multilabel().y[TRAIN].astype(float)
     assert np.isnan(y).any(axis=0).all()
-    together = GaussianProcess.fit(counts[TRAIN], y, classes=2).predict(counts)
-    for task, known in enumerate((~np.isnan(y)).T):
-        alone = GaussianProcess.fit(counts[TRAIN][known], y[known][:, [task]], classes=2)
-        np.testing.assert_allclose(together[:, [task]], alone.predict(counts), rtol=1e-9)
+    process = GaussianProcess.fit(inputs.take(TRAIN), y, classes=2)
+    together = process.predict(inputs)
+    for task in range(y.shape[1]):
+        other = y.copy()
+        other[:, np.arange(y.shape[1]) != task] = 1
+        alone = GaussianProcess.fit(inputs.take(TRAIN), other, classes=2).predict(inputs)
+        np.testing.assert_allclose(together[:, task], alone[:, task], rtol=1e-9)
     assert ((together > 0) & (together <= 1)).all()
+    missing = np.isnan(y)
+    assert (process.alpha[missing] == 0).all()
+    assert (process.alpha[~missing] != 0).all()
 
 
-def test_each_of_several_classes_is_regressed_on(counts):
+def test_each_of_several_classes_is_regressed_on(inputs):
     y = tiny.multiclass().y.astype(float)
     y[3] = np.nan
-    found = GaussianProcess.fit(counts, y, classes=3).predict(counts)
+    found = GaussianProcess.fit(inputs, y, classes=3).predict(inputs)
     assert found.shape == (60, 1, 3)
     np.testing.assert_allclose(found.sum(-1), 1)
-    known = np.flatnonzero(~np.isnan(y[:, 0]))
-    each = np.hstack([(y[known] == c).astype(float) for c in range(3)])
-    raw = GaussianProcess.fit(counts[known], each).predict(counts).clip(1e-6, 1)
+    each = np.hstack([np.where(np.isnan(y), np.nan, y == c) for c in range(3)])
+    raw = GaussianProcess.fit(inputs, each).predict(inputs).clip(1e-6, 1)
     np.testing.assert_allclose(found[:, 0], raw / raw.sum(1, keepdims=True), rtol=1e-6)
 
 
-def test_labels_that_never_differ_are_predicted(counts):
-    process = GaussianProcess.fit(counts[TRAIN], np.full((40, 1), 7.0))
-    np.testing.assert_allclose(process.predict(counts), 7)
+def test_a_mix_is_found_on_some_rows_of_many(inputs, monkeypatch):
+    """The rest is fitted to all: with only that mix to choose, nothing is another."""
+    y = tiny.regression().y.astype(float)
+    monkeypatch.setattr(gaussian_process, "MIXED_BY", 20)
+    seen = []
+    fitted = gaussian_process._weights
+    monkeypatch.setattr(
+        gaussian_process, "_weights", lambda k, y: seen.append(len(y)) or fitted(k, y)
+    )
+    some = GaussianProcess.fit(inputs, y)
+    assert seen == [20] * len(MIXES) + [60]
+    monkeypatch.setattr(gaussian_process, "MIXES", (some.mix.item(),))
+    monkeypatch.setattr(gaussian_process, "MIXED_BY", 60)
+    np.testing.assert_array_equal(GaussianProcess.fit(inputs, y).alpha, some.alpha)
+
+
+def test_labels_that_never_differ_are_predicted(inputs):
+    process = GaussianProcess.fit(inputs.take(TRAIN), np.full((40, 1), 7.0))
+    np.testing.assert_allclose(process.predict(inputs), 7)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_the_share_is_the_best_of_all(kind, counts):
+def test_the_share_is_half_way_from_the_best_to_one_half(kind, inputs):
     table = tiny.KINDS[kind]()
-    process = GaussianProcess.fit(counts[TRAIN], table.y[TRAIN].astype(float), table.outcomes)
-    f, metric = process.predict(counts[REST]), metrics.default_metric(table.kind)
+    process = GaussianProcess.fit(inputs.take(TRAIN), table.y[TRAIN].astype(float), table.outcomes)
+    f, metric = process.predict(inputs.take(REST)), metrics.default_metric(table.kind)
     noise = np.random.default_rng(0).normal(size=f.shape)
     models = f + noise if table.kind == "regression" else abs(noise) / (1 + abs(noise))
     y, tasks = table.y[REST], table.tasks
-    found = process.sharing(models, counts[REST], y, metric).share
+    found = process.sharing(models, inputs.take(REST), y, metric).share
     scores = [metrics.score(metric, y, (1 - s) * models + s * f, tasks).mean for s in SHARES]
     best = max(scores) if metrics.METRICS[metric].greater_is_better else min(scores)
-    assert found == SHARES[scores.index(best)]
+    assert found == pytest.approx((SHARES[scores.index(best)] + 0.5) / 2)
 
 
-def test_perfect_models_share_nothing(counts):
+def test_perfect_models_share_a_quarter(inputs):
     y = tiny.regression().y
-    process = GaussianProcess.fit(counts[TRAIN], y[TRAIN].astype(float))
-    assert process.sharing(y[REST], counts[REST], y[REST], "rmse").share == 0
-    f = process.predict(counts)
-    assert process.sharing(y - 100, counts, f, "rmse").share == 1
+    process = GaussianProcess.fit(inputs.take(TRAIN), y[TRAIN].astype(float))
+    assert process.sharing(y[REST], inputs.take(REST), y[REST], "rmse").share == 0.25
+    f = process.predict(inputs)
+    assert process.sharing(y - 100, inputs, f, "rmse").share == 0.75
 
 
-def test_what_was_saved_predicts_the_same(counts, tmp_path):
-    process = replace(GaussianProcess.fit(counts[TRAIN], tiny.regression().y[TRAIN]), share=0.3)
+def test_what_was_saved_predicts_the_same(inputs, tmp_path):
+    process = GaussianProcess.fit(inputs.take(TRAIN), tiny.multilabel().y[TRAIN], classes=2)
+    assert len(set(process.mix)) > 1
+    process = replace(process, share=0.3)
     process.save(tmp_path / PROCESS)
     loaded = GaussianProcess.load(tmp_path / PROCESS)
-    np.testing.assert_array_equal(loaded.predict(counts), process.predict(counts))
-    assert (loaded.share, loaded.classes) == (0.3, 0)
+    np.testing.assert_array_equal(loaded.predict(inputs), process.predict(inputs))
+    assert (loaded.share, loaded.classes) == (0.3, 2)
 
 
 # Runs
@@ -180,8 +186,8 @@ def rows_of(run: Run) -> dict[str, list[int]]:
 def test_a_run_predicts_by_models_and_process(trained):
     """What it predicts is made of its models and of a process that is fitted anew here."""
     table, run = trained
-    train, counts = rows_of(run)["train"], counts_of(table)
-    f = GaussianProcess.fit(counts[train], table.y[train], table.outcomes).predict(counts)
+    train, inputs = np.array(rows_of(run)["train"]), inputs_of(table)
+    f = GaussianProcess.fit(inputs.take(train), table.y[train], table.outcomes).predict(inputs)
     packed = reading.read(table.smiles, run.recipe.data.featurizer).packed
     models, share = run.predict_each(packed).mean(axis=0), run.process.share
     mean, _ = run.predict_mols(molecules.parse_many(table.smiles).mols)
@@ -216,17 +222,6 @@ def test_other_test_labels_change_no_prediction(tmp_path):
     y[rows_of(run)["train"]] = 1000 + np.arange(30)[:, None]  # the poison works
     _, bad = made(replace(table, y=y), tmp_path / "bad")
     assert not run.predict(tiny.DRUGS).equals(bad.predict(tiny.DRUGS))
-
-
-def test_models_that_need_no_help_get_none(tmp_path, monkeypatch):
-    keep = GaussianProcess.sharing
-    monkeypatch.setattr(
-        GaussianProcess, "sharing", lambda self, *given: replace(keep(self, *given), share=0.0)
-    )
-    _, run = made(tiny.regression(), tmp_path)
-    assert run.process is None
-    assert run.scores["test"] == run.scores[f"{MODELS_ALONE}test"]
-    assert run.predict(tiny.DRUGS)["error"].eq("").all()
 
 
 def test_a_table_too_large_for_its_matrices_has_none(tmp_path, monkeypatch):

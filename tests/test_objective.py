@@ -122,7 +122,9 @@ def test_molecules_are_read_once_for_each_featurizer(monkeypatch, tmp_path):
         for joined in (True, False):
             choices = DataConfig(featurizer=name, descriptors=joined)  # type: ignore[arg-type]
             prepared = objective.prepare(choices, 0)
-            assert (prepared.descriptors is not None) == joined
+            assert prepared.descriptors is not None
+            scalers = preparation.fit_scalers(prepared, choices)
+            assert (scalers.descriptors is not None) == joined
     assert calls == ["compt", "canonical"]
 
 

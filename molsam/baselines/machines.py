@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from ..gaussian_process import min_max_kernel
+from ..kernels import min_max_kernel, rbf_unit, squared_distances
 from ..metrics import METRICS, score
 from ..scaling import DescriptorScaler, Standardizer
 from ..splits import Split
@@ -22,7 +22,7 @@ from .problems import Problem, refuse_bare, served
 COSTS = (0.3, 1.0, 3.0, 10.0, 30.0)
 TUBES = (0.03, 0.1)  # epsilon, in standard deviations of the labels
 WEIGHTS = (None, "balanced")
-GAMMAS = (0.1, 0.3, 1.0, 3.0)  # in units of 1 / (columns x variance), scikit-learn's default
+GAMMAS = (0.1, 0.3, 1.0, 3.0)  # in those of `rbf_unit`
 MOST_ROWS = 16_000
 
 
@@ -48,15 +48,8 @@ def rbf_machine(problem: Problem, split: Split, metric: str, seed: int) -> np.nd
     scaler = DescriptorScaler.fit(problem.descriptors[split.train], "ranked")
     x = scaler.transform(problem.descriptors)
     known = x[split.train]
-    unit = 1 / (x.shape[1] * max(float(known.var()), 1e-12))
-    squared = squared_distances(x, known)
+    unit, squared = rbf_unit(known), squared_distances(x, known)
     return best_machine(problem, split, metric, (np.exp(-g * unit * squared) for g in GAMMAS))
-
-
-def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a_i - b_j|^2 as |a_i|^2 + |b_j|^2 - 2 a_i . b_j, at least 0: (N, K), (M, K) -> (N, M)."""
-    norms = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)
-    return np.maximum(norms - 2 * a @ b.T, 0)
 
 
 def best_machine(

@@ -53,9 +53,9 @@ class Objective:
         self.metric = metric_name(recipe.training, table.kind)
         self.device = str(pick_device(device))
         self._how: dict[str, Any] = {"processes": processes, "progress": on_read}
-        counted = {"data.fingerprints", "training.gaussian_process"}
-        self._how["descriptors"] = recipe.data.descriptors or "data.descriptors" in searched
-        self._how["fingerprints"] = recipe.counted or not counted.isdisjoint(searched)
+        process = recipe.training.gaussian_process or "training.gaussian_process" in searched
+        for name, asked in recipe.data.asked(process).items():
+            self._how[name] = asked or f"data.{name}" in searched
         self._read: dict[tuple[str, ...], Readable] = {}
 
     def check(self, recipe: Recipe, repeats: int) -> None:
@@ -91,7 +91,7 @@ class Objective:
             mean = run.predict_each(packed, valid).mean(axis=0)
             process = training.fit_process(run, mean, prepared)
             if process is not None:
-                mean = process.mixed(mean, prepared.counts()[valid])
+                mean = process.mixed(mean, prepared.inputs().take(valid))
         y = prepared.table.y[valid]
         found = metrics.score(self.metric, y, mean, run.info.tasks).mean
         if not math.isfinite(found):
