@@ -7,7 +7,7 @@
       scalers.json             scales of the targets and descriptors, from training rows
       scores.json              every metric on valid and test
       predictions.csv          the test rows, measured and predicted
-      gaussian_process.safetensors   what joins the models, where it has a share
+      gaussian_process.safetensors   what joins the models, where there is one
       SHA256SUMS               of what predictions stand on, once the run is finished
       member-0/                one folder a model of the ensemble
         weights.safetensors    best epoch on validation
@@ -104,7 +104,7 @@ class Run:
 
     @cached_property
     def process(self) -> GaussianProcess | None:
-        """The Gaussian process that joins the models, where it has a share."""
+        """The Gaussian process that joins the models, where there is one."""
         path = self.folder / PROCESS
         return GaussianProcess.load(path) if path.is_file() else None
 

@@ -127,6 +127,14 @@ def test_a_mix_is_found_on_some_rows_of_many(inputs, monkeypatch):
     np.testing.assert_array_equal(GaussianProcess.fit(inputs, y).alpha, some.alpha)
 
 
+def test_many_are_predicted_in_parts(inputs, monkeypatch):
+    process = GaussianProcess.fit(inputs, tiny.multilabel().y, classes=2)
+    whole = process.predict(inputs)
+    monkeypatch.setattr(gaussian_process, "AT_ONCE", 7)
+    np.testing.assert_allclose(process.predict(inputs), whole, rtol=1e-5, atol=1e-6)
+    assert process.predict(inputs.take(np.arange(0))).shape == (0, 3)
+
+
 def test_labels_that_never_differ_are_predicted(inputs):
     process = GaussianProcess.fit(inputs.take(TRAIN), np.full((40, 1), 7.0))
     np.testing.assert_allclose(process.predict(inputs), 7)
