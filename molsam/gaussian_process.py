@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.linalg import solve
 
 from .files import load_state, save_state
 from .kernels import min_max_kernel, rbf_kernel, rbf_unit
@@ -17,7 +18,7 @@ from .scaling import DescriptorScaler
 
 NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise, in those of the kernel
 MIXES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
-MIXED_BY = 2048  # rows at most that choose a mix: six decompositions of them
+CHOSEN_BY = 2048  # rows at most that choose noise and mix: six decompositions of them
 MOST_ROWS = 8192  # then a matrix is half a gigabyte, of which there are a few
 AT_ONCE = 4096  # molecules predicted, with as many rows of both kernels
 SHARES = tuple(k / 10 for k in range(11))
@@ -71,7 +72,7 @@ class GaussianProcess:
         """From n molecules and labels (n, T), NaN where missing; one at least of each task.
 
         The mix w and the noise s, one of `NOISES`, are those whose leave-one-out error is least,
-        for each column alone; w is found on `MIXED_BY` molecules at most.
+        for each column alone, on `CHOSEN_BY` of the molecules where there are more.
         """
         y = np.asarray(y, dtype=np.float64)
         if classes > 2:
@@ -158,12 +159,16 @@ class GaussianProcess:
 
 def _fitted(tanimoto: np.ndarray, rbf: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mixes (C,) and alpha (n, C) of centred labels (n, C), by kernels (n, n) of both kinds."""
-    few = np.linspace(0, len(y) - 1, min(len(y), MIXED_BY)).astype(int)
+    few = np.linspace(0, len(y) - 1, min(len(y), CHOSEN_BY)).astype(int)
     first, second = tanimoto[np.ix_(few, few)], rbf[np.ix_(few, few)]
-    errors = [_weights(_mixed(first, second, w), y[few])[1] for w in MIXES]
-    mix, alpha = np.array(MIXES)[np.argmin(errors, axis=0)], np.empty(y.shape)
-    for w in np.unique(mix):
-        alpha[:, mix == w] = _weights(_mixed(tanimoto, rbf, w), y[:, mix == w])[0]
+    errors = [_left_out_errors(_mixed(first, second, w), y[few]) for w in MIXES]
+    best = np.concatenate(errors).argmin(axis=0)
+    mix, alpha = np.array(MIXES)[best // len(NOISES)], np.empty(y.shape)
+    for choice in np.unique(best):
+        columns, noise = best == choice, NOISES[choice % len(NOISES)]
+        kernel = _mixed(tanimoto, rbf, MIXES[choice // len(NOISES)])
+        kernel.flat[:: len(y) + 1] += noise
+        alpha[:, columns] = solve(kernel, y[:, columns], assume_a="pos", overwrite_a=True)
     return mix, alpha
 
 
@@ -171,20 +176,14 @@ def _mixed(tanimoto: np.ndarray, rbf: np.ndarray, w: float) -> np.ndarray:
     return (1 - w) * tanimoto.astype(np.float64) + w * rbf.astype(np.float64)
 
 
-def _weights(kernel: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """alpha (n, C) of centred labels (n, C), by the noise with the least leave-one-out error, and
-    that error (C,), squared.
+def _left_out_errors(kernel: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Mean squares (len(NOISES), C) of y_i - f_-i(x_i), where each molecule in turn is left out.
 
     y_i - f_-i(x_i) = alpha_i / [(K + s I)^-1]_ii: Rasmussen and Williams, equation 5.12. With
     K = U diag(w) U^T, one decomposition serves every s.
     """
     w, U = np.linalg.eigh(kernel)
     turned, squares = U.T @ y, np.square(U)
-    best, least = np.zeros_like(y), np.full(y.shape[1], np.inf)
-    for noise in NOISES:
-        inverse = 1 / (w.clip(0) + noise)
-        alpha = U @ (inverse[:, None] * turned)
-        error = np.square(alpha / (squares @ inverse)[:, None]).mean(axis=0)
-        better = error < least
-        best[:, better], least[better] = alpha[:, better], error[better]
-    return best, least
+    inverses = [1 / (w.clip(0) + noise) for noise in NOISES]
+    errors = [(U @ (i[:, None] * turned)) / (squares @ i)[:, None] for i in inverses]
+    return np.square(errors).mean(axis=1)
