@@ -16,7 +16,7 @@ from importlib import metadata
 import numpy as np
 
 from ..splits import Split
-from . import chemprop
+from . import chemprop, processes
 from .forests import gradient_boosting, random_forest
 from .machines import rbf_machine, tanimoto_machine, too_large
 from .problems import BaselineError, Problem, fit_predict
@@ -36,7 +36,7 @@ class Baseline:
     """How a baseline is called and made.
 
     fit : (problem, split, metric, seed) -> (N, T) values or probabilities of class 1, or (N, T, C)
-        probabilities; NaN in rows that are in neither the validation nor the test part.
+        probabilities; maybe NaN in rows that are in neither the validation nor the test part.
     declines : (problem) -> why it does not serve, "" where it does.
     versions : () -> what its result may depend on.
     """
@@ -52,6 +52,7 @@ BASELINES: dict[str, Baseline] = {
     "gb": Baseline("gradient boosting", gradient_boosting),
     "svm-tanimoto": Baseline("Tanimoto SVM", tanimoto_machine, too_large),
     "svm-rbf": Baseline("RBF SVM", rbf_machine, too_large),
+    "gp": Baseline("Gaussian process", processes.gaussian_process, processes.too_large),
     "chemprop": Baseline("chemprop", chemprop.message_passing, chemprop.unserved, chemprop.version),
     "chemprop-rdkit": Baseline(
         "chemprop with RDKit's descriptors",

@@ -14,7 +14,7 @@ from ..screen import err, out
 from .options import AsJson, Data, DataDir, Name, Processes, Smiles, Target
 from .training import changes_of, load_table, recipe_for, source_of
 
-FOREST_AND_MACHINES = "rf,gb,svm-tanimoto,svm-rbf"
+FORESTS_AND_KERNELS = "rf,gb,svm-tanimoto,svm-rbf,gp"
 
 
 def compare(
@@ -28,8 +28,8 @@ def compare(
     split: Annotated[str | None, typer.Option(help="As in 'molsam train'.")] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0-4 or 0,3: one split each.")] = "0-4",
     baselines: Annotated[
-        str, typer.Option(help="Of rf, gb, svm-tanimoto, svm-rbf, chemprop, chemprop-rdkit.")
-    ] = FOREST_AND_MACHINES,
+        str, typer.Option(help="Of rf, gb, svm-tanimoto, svm-rbf, gp, chemprop, chemprop-rdkit.")
+    ] = FORESTS_AND_KERNELS,
     runs: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of a run or of repeats, again for more; what fits under runs/."),
