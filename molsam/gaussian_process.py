@@ -18,7 +18,7 @@ from .scaling import DescriptorScaler
 
 NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise, in those of the kernel
 MIXES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
-CHOSEN_BY = 2048  # rows at most that choose noise and mix: six decompositions of them
+CHOSEN_BY = 1024  # rows at most that choose noise and mix: six decompositions of them
 MOST_ROWS = 8192  # then a matrix is half a gigabyte, of which there are a few
 AT_ONCE = 4096  # molecules predicted, with as many rows of both kernels
 SHARES = tuple(k / 10 for k in range(11))
