@@ -72,6 +72,12 @@ def test_what_few_seeds_say_names_them():
     assert "- esol, seeds 1, 2: random forest wins over molsam x5 by 0.100 RMSE" in text
 
 
+def test_what_is_compared_on_few_seeds_names_those():
+    """Not the seeds of other rows of the recipe, which the sentence does not speak of."""
+    text = make.page([*OURS[1:3], *ALONE, *FOREST], make.BEGIN + make.END)
+    assert "- esol, seeds 1, 2: random forest wins over molsam x5" in text
+
+
 def test_a_recipe_that_was_not_run_says_so():
     assert "- esol: the recipe was not run." in make.page(FOREST, make.BEGIN + make.END)
     path = make.RECIPES / "esol.toml"

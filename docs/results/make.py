@@ -149,9 +149,10 @@ def number(value: float) -> str:
 
 def verdict(task: str, rows: Sequence[Row]) -> str:
     """What the differences mean, as `molsam compare` says it."""
-    if rows[0].model in BASELINES:
+    reference = rows[0].model
+    if reference in BASELINES:
         return f"- {task}: the recipe was not run."
-    seeds = sorted({row.seed for row in rows if row.model not in BASELINES})
+    seeds = sorted({row.seed for row in rows if row.model == reference})
     which = "" if seeds == list(SEEDS) else f", seeds {', '.join(map(str, seeds))}"
     return f"- {task}{which}: {'; '.join(verdicts(rows[0].metric, summarize(rows)))}."
 
