@@ -239,9 +239,7 @@ def test_balanced_scaffold_trains_on_big_scaffolds():
 
 
 def test_scaffold_is_dgllifes_on_bbbp(bbbp):
-    molecules.dgl()  # dgllife imports dgl, which is to be met behind its guard
-    from dgllife.utils import splitters
-
+    splitters = molecules.dgllife("utils.splitters")
     parts = splitters.ScaffoldSplitter.train_val_test_split(
         _Sized(bbbp.mols),
         mols=bbbp.mols,
