@@ -4,6 +4,7 @@ form."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,11 +106,15 @@ class GaussianProcess:
     def _mean(self, inputs: Inputs) -> np.ndarray:
         """(N, C) f, before anything is known of classes."""
         tanimoto = min_max_kernel(inputs.counts, self.counts)
-        x, gamma = self.scaler.transform(inputs.descriptors), rbf_unit(self.descriptors)
-        rbf = rbf_kernel(x, self.descriptors, gamma)
+        x = self.scaler.transform(inputs.descriptors)
+        rbf = rbf_kernel(x, self.descriptors, self._gamma)
         return (
             tanimoto @ (self.alpha * (1 - self.mix)) + rbf @ (self.alpha * self.mix) + self.center
         )
+
+    @cached_property
+    def _gamma(self) -> float:
+        return rbf_unit(self.descriptors)
 
     def mixed(self, models: np.ndarray, inputs: Inputs) -> np.ndarray:
         """(1 - share) `models` + share f, where `models` is what they predict of `inputs`."""

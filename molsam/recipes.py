@@ -263,8 +263,8 @@ class TrainingConfig(Section):
     gaussian_process: bool = Field(
         default=False,
         description="one on Morgan counts and descriptors joins the ensemble, by a share between "
-        "a quarter and three quarters that validation sets; "
-        "beyond 8,192 training rows there is none",
+        "a quarter and three quarters that validation sets; beyond 8,192 training rows there is "
+        "none",
     )
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = Field(

@@ -210,8 +210,9 @@ class Run:
         models' alone.
         """
         packed = PackedMolecules.from_mols(mols, self.recipe.data.featurizer)
-        raw = reading.descriptor_matrix(mols) if self._asked["descriptors"] else None
-        counts = reading.fingerprint_matrix(mols) if self._asked["fingerprints"] else None
+        asked = self._asked
+        raw = reading.descriptor_matrix(mols) if asked["descriptors"] else None
+        counts = reading.fingerprint_matrix(mols) if asked["fingerprints"] else None
         return self._predict(packed, raw, counts)
 
     def _predict(

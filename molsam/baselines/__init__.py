@@ -16,9 +16,8 @@ from importlib import metadata
 import numpy as np
 
 from ..splits import Split
-from . import chemprop, processes
+from . import chemprop, machines, processes
 from .forests import gradient_boosting, random_forest
-from .machines import rbf_machine, tanimoto_machine, too_large
 from .problems import BaselineError, Problem, fit_predict
 
 __all__ = ["BASELINES", "Baseline", "BaselineError", "Problem", "fit_predict", "predict"]
@@ -50,9 +49,9 @@ class Baseline:
 BASELINES: dict[str, Baseline] = {
     "rf": Baseline("random forest", random_forest),
     "gb": Baseline("gradient boosting", gradient_boosting),
-    "svm-tanimoto": Baseline("Tanimoto SVM", tanimoto_machine, too_large),
-    "svm-rbf": Baseline("RBF SVM", rbf_machine, too_large),
-    "gp": Baseline("Gaussian process", processes.gaussian_process, processes.too_large),
+    "svm-tanimoto": Baseline("Tanimoto SVM", machines.tanimoto_machine, machines.unserved),
+    "svm-rbf": Baseline("RBF SVM", machines.rbf_machine, machines.unserved),
+    "gp": Baseline("Gaussian process", processes.gaussian_process, processes.unserved),
     "chemprop": Baseline("chemprop", chemprop.message_passing, chemprop.unserved, chemprop.version),
     "chemprop-rdkit": Baseline(
         "chemprop with RDKit's descriptors",

@@ -17,7 +17,7 @@ from ..kernels import min_max_kernel, rbf_unit, squared_distances
 from ..metrics import METRICS, score
 from ..scaling import DescriptorScaler, Standardizer
 from ..splits import Split
-from .problems import Problem, refuse_bare, served
+from .problems import Problem, refuse_bare, served, too_many
 
 COSTS = (0.3, 1.0, 3.0, 10.0, 30.0)
 TUBES = (0.03, 0.1)  # epsilon, in standard deviations of the labels
@@ -26,12 +26,9 @@ GAMMAS = (0.1, 0.3, 1.0, 3.0)  # in those of `rbf_unit`
 MOST_ROWS = 16_000
 
 
-def too_large(problem: Problem) -> str:
-    """Why a kernel machine does not serve, "" where it does."""
-    n = len(problem.y)
-    if n <= MOST_ROWS:
-        return ""
-    return f"it serves up to {MOST_ROWS:,} molecules, not {n:,}, whose kernel would fill the memory"
+def unserved(problem: Problem) -> str:
+    """Why a support vector machine does not serve, "" where it does."""
+    return too_many(problem, MOST_ROWS)
 
 
 def tanimoto_machine(problem: Problem, split: Split, metric: str, seed: int) -> np.ndarray:

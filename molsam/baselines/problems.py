@@ -109,6 +109,14 @@ def refuse_bare(problem: Problem, train: np.ndarray) -> None:
         )
 
 
+def too_many(problem: Problem, most: int) -> str:
+    """Why what keeps a kernel of up to `most` molecules does not serve, "" where it does."""
+    n = len(problem.y)
+    if n <= most:
+        return ""
+    return f"it serves up to {most:,} molecules, not {n:,}, whose kernel would fill the memory"
+
+
 def served(prediction: np.ndarray, problem: Problem) -> np.ndarray:
     """Of two classes the probability of class 1 alone."""
     return prediction[..., 1] if problem.kind == "binary" else prediction

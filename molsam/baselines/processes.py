@@ -6,13 +6,12 @@ import numpy as np
 
 from ..gaussian_process import MOST_ROWS, GaussianProcess, Inputs
 from ..splits import Split
-from .problems import Problem, refuse_bare
+from .problems import Problem, refuse_bare, too_many
 
 
-def too_large(problem: Problem) -> str:
+def unserved(problem: Problem) -> str:
     """Why the process does not serve, "" where it does."""
-    n = len(problem.y)
-    return "" if n <= MOST_ROWS else f"it serves up to {MOST_ROWS:,} molecules, not {n:,}"
+    return too_many(problem, MOST_ROWS)
 
 
 def gaussian_process(problem: Problem, split: Split, metric: str, seed: int) -> np.ndarray:
