@@ -22,9 +22,10 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict --quiet
 
-# The tables of docs/results.md and the evidence in recipes/, from docs/results/scores.csv.
+# The tables of docs/results.md, docs/studies.md and the evidence in recipes/, from their CSV.
 results: $(VENV)/.dev
 	$(BIN)/python docs/results/make.py
+	$(BIN)/python docs/studies/make.py
 
 # On a machine with CUDA, by the Python of .venv or $(PYTHON), with all that is installed there.
 gpu:

@@ -1,21 +1,31 @@
-"""The results page, the recipes' evidence and the CSV agree; what makes them says what is there."""
+"""The pages of results and studies, the recipes' evidence and the CSV agree; what makes them says
+what is there."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from molsam.comparison import Row, read_rows
+from molsam.studies import write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-SPEC = importlib.util.spec_from_file_location("make", ROOT / "docs" / "results" / "make.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-make = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(make)
 
+
+def loaded(path: str) -> ModuleType:
+    """The script at `path` of the repository, as a module."""
+    spec = importlib.util.spec_from_file_location("make", ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make, studies = loaded("docs/results/make.py"), loaded("docs/studies/make.py")
 RECIPES = sorted(make.RECIPES.glob("*.toml"))
 PROTOCOL = make.PAPER_PROTOCOL
 
@@ -108,3 +118,46 @@ def test_evidence_tells_trials_and_the_test_parts_of_their_splits(tmp_path, monk
     line = "test parts of the tuning's splits 1000, 1001, 1002: one model .600 ± .100 (3)"
     assert f"#   {line}\n" in text
     assert "#     one model: .800 ± .158\n" in text
+
+
+# studies
+
+
+def studied(task: str, variant: str, seed: int, test: float) -> dict:
+    parts = {"n_train": 80, "n_valid": 10, "n_test": 10}
+    scores = {"metric": "rmse", "valid": test / 2, "test": test, "best_epoch": 3, "epochs": 4}
+    took = {"gradients": 1234, "seconds": 2.0, "train_loss": 0.0123, "sharpness": 456.7}
+    return {"task": task, "variant": variant, "seed": seed, **scores, **took, **parts}
+
+
+def test_the_tables_of_studies_are_those_of_the_evidence():
+    text = studies.PAGE.read_text(encoding="utf-8")
+    assert studies.page(text) == text, "make results"
+
+
+def test_a_table_of_a_study_says_how_far_variants_are_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "HERE", tmp_path)
+    rows = [studied("esol", "adam", s, 0.6 + s / 10) for s in (1, 0)]
+    rows += [studied("esol", "sam", s, 0.7 + s / 20) | {"seconds": 5.0} for s in (1, 0)]
+    write_rows(rows, tmp_path / "optimizers.csv")
+    text = "\n".join(studies.section("optimizers", studies.read("optimizers")))
+    assert "Not run: bbbp, tox21, sider, clintox, lipophilicity, freesolv, bace." in text
+    assert "| esol, RMSE | test | ahead of adam | better on | p | validation | epochs |" in text
+    assert "| adam | .650 ± .071 |  |  |  | .325 ± .035 | 4 | 1,234 | 1.00 | 0.012 | 457 |" in text
+    sam = "| sam | .725 ± .035 | -.075 ± .035 | 0 of 2 | 0.23 | .362 ± .018 | 4 | 1,234 | 2.50 |"
+    assert sam in text
+    assert "- esol, RMSE beside adam: sam behind by 0.075 (better on 0 of 2 seeds" in text
+
+
+def test_a_study_that_was_not_run_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "HERE", tmp_path)
+    assert list(studies.section("ablations", studies.read("ablations"))) == [
+        "Not run: esol, freesolv, bbbp."
+    ]
+
+
+def test_one_seed_has_no_spread(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "HERE", tmp_path)
+    write_rows([studied("esol", v, 0, 1.25) for v in ("adam", "sam")], tmp_path / "optimizers.csv")
+    text = "\n".join(studies.section("optimizers", studies.read("optimizers")))
+    assert "| sam | 1.250 | .000 | 0 of 1 |  | .625 | 4 |" in text
