@@ -3,7 +3,7 @@ form."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,6 @@ from scipy.linalg import solve
 
 from .files import load_state, save_state
 from .kernels import min_max_kernel, rbf_kernel, rbf_unit
-from .metrics import METRICS, score
 from .scaling import DescriptorScaler
 
 NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # variance of the noise, in those of the kernel
@@ -22,7 +21,7 @@ MIXES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 CHOSEN_BY = 1024  # rows at most that choose noise and mix: six decompositions of them
 MOST_ROWS = 8192  # then a matrix is half a gigabyte, of which there are a few
 AT_ONCE = 4096  # molecules predicted, with as many rows of both kernels
-SHARES = tuple(k / 10 for k in range(11))
+SHARE = 0.6  # of a prediction that is made with models
 TINY = 1e-6  # the least probability of a class
 
 
@@ -56,7 +55,7 @@ class GaussianProcess:
     mix : (C,) w, one of `MIXES`.
     center : (C,) m, the mean of the labels.
     classes : how many there are; 0 for regression.
-    share : of a prediction that is made with models, from 0 to 1; they have the rest.
+    share : of a prediction that is made with models; they have the rest.
     """
 
     counts: np.ndarray
@@ -66,7 +65,7 @@ class GaussianProcess:
     mix: np.ndarray
     center: np.ndarray
     classes: int = 0
-    share: float = 1.0
+    share: float = SHARE
 
     @classmethod
     def fit(cls, inputs: Inputs, y: np.ndarray, classes: int = 0) -> GaussianProcess:
@@ -119,23 +118,6 @@ class GaussianProcess:
     def mixed(self, models: np.ndarray, inputs: Inputs) -> np.ndarray:
         """(1 - share) `models` + share f, where `models` is what they predict of `inputs`."""
         return (1 - self.share) * models + self.share * self.predict(inputs)
-
-    def sharing(
-        self, models: np.ndarray, inputs: Inputs, y: np.ndarray, metric: str
-    ) -> GaussianProcess:
-        """The same with the share (s + 1/2) / 2, s the one of `SHARES` that scores best here.
-
-        It is drawn half-way to an equal part because few rows tell shares apart poorly, and flatter
-        models whose epoch they have chosen. models -> what they predict of these rows; y -> their
-        labels, by which `metric` is.
-        """
-        f, tasks = self.predict(inputs), [str(t) for t in range(y.shape[1])]
-        scores = {s: score(metric, y, (1 - s) * models + s * f, tasks).mean for s in SHARES}
-        best = 0.0
-        for share, value in scores.items():
-            if METRICS[metric].better(value, scores[best]):
-                best = share
-        return replace(self, share=(best + 0.5) / 2)
 
     def save(self, path: Path) -> None:
         """As a safetensors file, of the counts those that are not 0."""

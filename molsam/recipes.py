@@ -262,9 +262,8 @@ class TrainingConfig(Section):
     members: int = Field(default=1, ge=1, description="models in the ensemble")
     gaussian_process: bool = Field(
         default=False,
-        description="one on Morgan counts and descriptors joins the ensemble, by a share between "
-        "a quarter and three quarters that validation sets; beyond 8,192 training rows there is "
-        "none",
+        description="one on Morgan counts and descriptors joins the ensemble, six tenths of each "
+        "prediction; beyond 8,192 training rows there is none",
     )
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = Field(

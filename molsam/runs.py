@@ -108,11 +108,6 @@ class Run:
         path = self.folder / PROCESS
         return GaussianProcess.load(path) if path.is_file() else None
 
-    @property
-    def share(self) -> float:
-        """What the Gaussian process has of each prediction, from 0 to 1."""
-        return self.process.share if self.process else 0.0
-
     def _load_model(self, path: Path) -> nn.Module:
         with torch.random.fork_rng([]):  # the fresh weights are drawn only to be replaced
             model = build_model(self.recipe, self.info)

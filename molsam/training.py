@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel
 
 from . import baselines, environment, inference, metrics, reading, report, runs
@@ -207,7 +206,7 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     table, split, info = prepared.table, prepared.split, run.info
     each = run.predict_each(packed)
     models = mean = each.mean(axis=0)
-    process = fit_process(run, models[split.valid], prepared)
+    process = fit_process(run, prepared)
     if process is not None:
         process.save(run.folder / runs.PROCESS)
         mean = process.mixed(models, prepared.inputs())
@@ -233,16 +232,12 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     run.seal()
 
 
-def fit_process(run: Run, models: np.ndarray, prepared: Prepared) -> GaussianProcess | None:
-    """The Gaussian process beside the models of a run, with the share that validation gives it.
+def fit_process(run: Run, prepared: Prepared) -> GaussianProcess | None:
+    """The Gaussian process beside the models of a run.
 
-    models -> what they predict of the validation rows. None where the recipe asks for no process,
-    and where the training rows are too many.
+    None where the recipe asks for no process, and where the training rows are too many.
     """
-    table, split = prepared.table, prepared.split
-    if not run.recipe.training.gaussian_process or len(split.train) > MOST_ROWS:
+    table, train = prepared.table, prepared.split.train
+    if not run.recipe.training.gaussian_process or len(train) > MOST_ROWS:
         return None
-    inputs, metric = prepared.inputs(), metric_name(run.recipe.training, table.kind)
-    known, valid = inputs.take(split.train), inputs.take(split.valid)
-    process = GaussianProcess.fit(known, table.y[split.train], table.outcomes)
-    return process.sharing(models, valid, table.y[split.valid], metric)
+    return GaussianProcess.fit(prepared.inputs().take(train), table.y[train], table.outcomes)

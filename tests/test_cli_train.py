@@ -20,7 +20,7 @@ import shell
 import tiny
 from shell import assert_refused, molsam, train, write_table
 
-from molsam import Recipe, Run, files, training
+from molsam import Recipe, Run, files, gaussian_process, training
 from molsam.files import read_json
 from molsam.runs import WEIGHTS
 
@@ -155,15 +155,19 @@ def test_progress_of_an_ensemble_names_its_model(mine, tmp_path):
     assert re.search(columns("RMSE", *(f"{score:.3f}" for score in (valid, *both))), result.out)
 
 
-def test_the_share_of_a_process_is_told(mine, tmp_path):
+def test_scores_tell_what_a_process_adds(mine, tmp_path, monkeypatch):
     words = "--data", mine, "--target", "pIC50", "--epochs", 1, "--out", tmp_path / "run"
-    assert "Gaussian" not in train(*words).out
+    alone = columns("validation", "test", "models alone, test")
+    assert not re.search(alone, train(*words).out)
     words = *words[:-1], tmp_path / "runs", "--repeats", 2, "--set", "gaussian_process=true"
     result = train(*words)
-    shares = [Run.load(tmp_path / "runs" / f"seed-{s}").share for s in range(2)]
-    assert min(shares) > 0
-    assert f"share of the Gaussian process: {shares[0]:g}, {shares[1]:g}\n" in result.out
-    assert re.search(columns("validation", "test", "models alone, test"), result.out)
+    assert re.search(alone, result.out)
+    assert "no Gaussian process" not in result.out
+    for room in (training, gaussian_process):
+        monkeypatch.setattr(room, "MOST_ROWS", 7)
+    words = *words[:-5], tmp_path / "bare", "--set", "gaussian_process=true"
+    result = train(*words)
+    assert "no Gaussian process: it serves up to 7 training molecules\n" in result.out
 
 
 def test_a_forest_beside(mine, tmp_path):

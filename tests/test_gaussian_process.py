@@ -1,4 +1,4 @@
-"""The Gaussian process on counts and descriptors: its formulas, its share, runs that have one."""
+"""The Gaussian process on counts and descriptors: its formulas, and runs that have one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sklearn.metrics import pairwise
 
 from molsam import Run, datasets, fit, gaussian_process, metrics, molecules, reading, training
 from molsam.files import RunError, read_json
-from molsam.gaussian_process import MIXES, NOISES, SHARES, GaussianProcess, Inputs
+from molsam.gaussian_process import MIXES, NOISES, SHARE, GaussianProcess, Inputs
 from molsam.kernels import min_max_kernel
 from molsam.runs import FIRST_MEMBER, MODELS_ALONE, PROCESS
 from molsam.scaling import DescriptorScaler
@@ -142,28 +142,6 @@ def test_labels_that_never_differ_are_predicted(inputs):
     np.testing.assert_allclose(process.predict(inputs), 7)
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_the_share_is_half_way_from_the_best_to_one_half(kind, inputs):
-    table = tiny.KINDS[kind]()
-    process = GaussianProcess.fit(inputs.take(TRAIN), table.y[TRAIN].astype(float), table.outcomes)
-    f, metric = process.predict(inputs.take(REST)), metrics.default_metric(table.kind)
-    noise = np.random.default_rng(0).normal(size=f.shape)
-    models = f + noise if table.kind == "regression" else abs(noise) / (1 + abs(noise))
-    y, tasks = table.y[REST], table.tasks
-    found = process.sharing(models, inputs.take(REST), y, metric).share
-    scores = [metrics.score(metric, y, (1 - s) * models + s * f, tasks).mean for s in SHARES]
-    best = max(scores) if metrics.METRICS[metric].greater_is_better else min(scores)
-    assert found == pytest.approx((SHARES[scores.index(best)] + 0.5) / 2)
-
-
-def test_perfect_models_share_a_quarter(inputs):
-    y = tiny.regression().y
-    process = GaussianProcess.fit(inputs.take(TRAIN), y[TRAIN].astype(float))
-    assert process.sharing(y[REST], inputs.take(REST), y[REST], "rmse").share == 0.25
-    f = process.predict(inputs)
-    assert process.sharing(y - 100, inputs, f, "rmse").share == 0.75
-
-
 def test_what_was_saved_predicts_the_same(inputs, tmp_path):
     process = GaussianProcess.fit(inputs.take(TRAIN), tiny.multilabel().y[TRAIN], classes=2)
     assert len(set(process.mix)) > 1
@@ -199,10 +177,9 @@ def test_a_run_predicts_by_models_and_process(trained):
     train, inputs = np.array(rows_of(run)["train"]), inputs_of(table)
     f = GaussianProcess.fit(inputs.take(train), table.y[train], table.outcomes).predict(inputs)
     packed = reading.read(table.smiles, run.recipe.data.featurizer).packed
-    models, share = run.predict_each(packed).mean(axis=0), run.process.share
+    models = run.predict_each(packed).mean(axis=0)
     mean, _ = run.predict_mols(molecules.parse_many(table.smiles).mols)
-    assert share > 0
-    np.testing.assert_allclose(mean, (1 - share) * models + share * f, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mean, (1 - SHARE) * models + SHARE * f, rtol=1e-5, atol=1e-6)
     for which, prediction in (("", mean), (MODELS_ALONE, models)):
         for part in ("valid", "test"):
             rows = rows_of(run)[part]

@@ -77,6 +77,7 @@ def _rows(rows: Sequence[int]) -> str:
 
 def say_scores(done: list[Run]) -> None:
     """Test scores of one run, or mean and standard deviation over repeats."""
+    from ..gaussian_process import MOST_ROWS
     from ..runs import FIRST_MEMBER, MODELS_ALONE
 
     parts = {
@@ -96,9 +97,8 @@ def say_scores(done: list[Run]) -> None:
     if len(done) > 1:
         seeds = f"{done[0].info.seed} to {done[-1].info.seed}"
         out.print(f"mean ± standard deviation over {len(done)} runs, seeds {seeds}")
-    shares = [run.share for run in done if run.recipe.training.gaussian_process]
-    if shares:
-        out.print(f"share of the Gaussian process: {', '.join(f'{share:g}' for share in shares)}")
+    if any(run.recipe.training.gaussian_process and run.process is None for run in done):
+        out.print(f"no Gaussian process: it serves up to {MOST_ROWS:,} training molecules")
     excluded = sorted(
         {task for metric in scores[0]["test"].values() for task in metric["excluded"]}
     )

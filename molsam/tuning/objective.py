@@ -89,7 +89,7 @@ class Objective:
             packed = training.train_members(run, prepared, progress)
             valid = prepared.split.valid
             mean = run.predict_each(packed, valid).mean(axis=0)
-            process = training.fit_process(run, mean, prepared)
+            process = training.fit_process(run, prepared)
             if process is not None:
                 mean = process.mixed(mean, prepared.inputs().take(valid))
         y = prepared.table.y[valid]
