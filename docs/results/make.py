@@ -186,7 +186,9 @@ def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
     seconds = sum(row.seconds for row in ours) / len(ours)
     yield f"  {seconds:.0f} s of training a run; {ours[0].versions}; {max(r.date for r in ours)}"
     yield f"  molsam train {how} --repeats {len(ours)} --out runs/{task}"
-    yield f"  molsam compare {how} --runs runs/{task} --out docs/results/scores.csv"
+    beside = ",".join(dict.fromkeys(row.model for row in chosen if row.model in BASELINES))
+    files = f"--runs runs/{task} --out docs/results/scores.csv"
+    yield f"  molsam compare {how} --baselines {beside} {files}"
 
 
 def searched(task: str) -> Iterator[str]:
