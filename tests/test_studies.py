@@ -83,6 +83,12 @@ def test_seeds_count_from_the_first_of_the_study(tmp_path):
     assert (tmp_path / "esol" / "sam" / "seed-8").is_dir()
 
 
+def test_tasks_and_variants_of_one_s_choice(tmp_path):
+    rows = run(STUDY, tmp_path, tasks=["bace"], variants=["samone"], seeds=2)
+    cells = [(row["task"], row["variant"], row["seed"]) for row in rows]
+    assert cells == [("bace", "samone", 0), ("bace", "samone", 1)]
+
+
 def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
     cells = studies.run_study(STUDY, tmp_path, seeds=1)
     first, _ = next(cells)
@@ -332,9 +338,13 @@ def test_the_picture_has_every_seed_as_a_dot(monkeypatch, tmp_path):
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["msam", "sam"]
 
 
-def test_a_task_that_a_study_has_not():
-    result = CliRunner().invoke(app, ["study", "ablations", "--task", "hiv"])
-    assert "this study has no task 'hiv'; it has esol, freesolv, bbbp" in str(result.exception)
+@pytest.mark.parametrize(
+    ("what", "has"),
+    [("task", "esol; freesolv; bbbp"), ("variant", "graphsam; adam; rho 0.002; rho 0.05; ")],
+)
+def test_what_a_study_has_not(what, has):
+    result = CliRunner().invoke(app, ["study", "ablations", f"--{what}", "hiv"])
+    assert f"this study has no {what} 'hiv'; it has {has}" in str(result.exception)
 
 
 def test_a_finished_run_of_another_recipe_is_refused(two_calls):

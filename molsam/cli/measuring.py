@@ -27,6 +27,9 @@ def study(
     task: Annotated[
         list[str] | None, typer.Option(help="One of the study's, again for more; all if absent.")
     ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="One of the study's, again for more; all if absent.")
+    ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for runs and tables; runs/study-NAME.")
     ] = None,
@@ -42,8 +45,8 @@ def study(
 
     chosen = studies.find(name)
     folder = out_folder or Path("runs") / f"study-{name}"
-    how: dict[str, Any] = {"tasks": task, "seeds": seeds, "data_dir": data_dir, "device": device}
-    for row, _ in studies.run_study(chosen, folder, **how):
+    part: dict[str, Any] = {"tasks": task, "variants": variant, "seeds": seeds}
+    for row, _ in studies.run_study(chosen, folder, **part, data_dir=data_dir, device=device):
         err.print(screen.row_text(row), soft_wrap=True)
     found = studies.conclude(chosen, folder)
     for title, summary in found.summaries.items():

@@ -30,6 +30,7 @@ def run_study(
     folder: Path,
     *,
     tasks: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
     seeds: int = 5,
     data_dir: Path | None = None,
     device: str = "auto",
@@ -37,23 +38,25 @@ def run_study(
     """Train every task, variant and seed; yields a row and a run as each is done.
 
     Runs are `folder/<task>/<variant>/seed-<s>`. One that is finished is read, not trained again,
-    so that the same call goes on where it stopped. tasks -> of the study's, all if not given;
-    several processes may share a folder, each with tasks of its own.
+    so that the same call goes on where it stopped. tasks, variants -> of the study's, all if not
+    given; several processes may share a folder, each with tasks of its own.
     """
-    for task in _chosen(study, tasks):
+    tasks = _chosen("task", study.tasks, tasks)
+    variants = _chosen("variant", tuple(study.variants), variants)
+    for task in tasks:
         table = datasets.load(task, data_dir=data_dir)
         for seed in range(study.first_seed, study.first_seed + seeds):
-            for variant in study.variants:
+            for variant in variants:
                 recipe, out = study.recipe(task, variant), run_folder(folder, task, variant, seed)
                 run = training.fit(recipe, table, out=out, seed=seed, device=device, resume=True)
                 yield {"task": task, "variant": variant, "seed": seed, **study.row(run)}, run
 
 
-def _chosen(study: Study, tasks: Sequence[str] | None) -> Sequence[str]:
-    for task in tasks or ():
-        if task not in study.tasks:
-            raise StudyError(f"this study has no task {task!r}; it has {', '.join(study.tasks)}")
-    return tasks or study.tasks
+def _chosen(what: str, known: Sequence[str], asked: Sequence[str] | None) -> Sequence[str]:
+    for name in asked or ():
+        if name not in known:
+            raise StudyError(f"this study has no {what} {name!r}; it has {'; '.join(known)}")
+    return asked or known
 
 
 def run_folder(folder: Path, task: str, variant: str, seed: int) -> Path:
