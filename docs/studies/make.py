@@ -54,9 +54,8 @@ def section(name: str, rows: Rows) -> Iterator[str]:
     """What was run, its picture, a table for each task, and what the differences mean."""
     contest = CONTESTS[name]
     run = list(dict.fromkeys(row["task"] for row in rows))
-    missing = ", ".join(task for task in contest.tasks if task not in run)
-    if missing:
-        yield f"Not run: {missing}."
+    if left := missing(contest, rows):
+        yield f"Not run: {'; '.join(left)}."
     if not rows:
         return
     yield f"![How far each variant is ahead of {contest.reference}](studies/{name}.png)"
@@ -64,6 +63,19 @@ def section(name: str, rows: Rows) -> Iterator[str]:
         yield "\n".join(table(contest, [row for row in rows if row["task"] == task]))
     told = verdicts(gains(rows, contest.reference, "test"), contest.reference)
     yield "\n".join(f"- {sentence}" for sentence in told)
+
+
+def missing(contest: Contest, rows: Rows) -> list[str]:
+    """Tasks without a run, and of the others the variants without one."""
+    run = {(row["task"], row["variant"]) for row in rows}
+    found = {task for task, _ in run}
+    bare = ", ".join(task for task in contest.tasks if task not in found)
+    left = [bare] if bare else []
+    for task in contest.tasks:
+        variants = [f"`{v}`" for v in contest.variants if (task, v) not in run]
+        if task in found and variants:
+            left.append(f"of {task} {', '.join(variants)}")
+    return left
 
 
 def table(contest: Contest, rows: Rows) -> Iterator[str]:
