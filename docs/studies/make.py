@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,7 @@ import pandas as pd
 
 from molsam.metrics import METRICS
 from molsam.studies import STUDIES, Contest, costs, draw_gains, gains, summarize, verdicts
-
-Rows = list[dict[str, Any]]
+from molsam.studies.rows import Rows
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "studies.md"
@@ -53,14 +54,13 @@ def page(text: str) -> str:
 def section(name: str, rows: Rows) -> Iterator[str]:
     """What was run, its picture, a table for each task, and what the differences mean."""
     contest = CONTESTS[name]
-    run = list(dict.fromkeys(row["task"] for row in rows))
     if left := missing(contest, rows):
         yield f"Not run: {'; '.join(left)}."
     if not rows:
         return
     yield f"![How far each variant is ahead of {contest.reference}](studies/{name}.png)"
-    for task in run:
-        yield "\n".join(table(contest, [row for row in rows if row["task"] == task]))
+    for _, of_task in groupby(rows, key=itemgetter("task")):
+        yield "\n".join(table(contest, list(of_task)))
     told = verdicts(gains(rows, contest.reference, "test"), contest.reference)
     yield "\n".join(f"- {sentence}" for sentence in told)
 
