@@ -24,8 +24,7 @@ lint: $(VENV)/.dev
 
 # The tables of docs/results.md, docs/studies.md and the evidence in recipes/, from their CSV.
 results: $(VENV)/.dev
-	$(BIN)/python docs/results/make.py
-	$(BIN)/python docs/studies/make.py
+	PYTHONPATH=docs $(BIN)/python -m pages
 
 # On a machine with CUDA, by the Python of .venv or $(PYTHON), with all that is installed there.
 gpu:

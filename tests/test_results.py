@@ -3,40 +3,23 @@ what is there."""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 
 from molsam.comparison import Row, read_rows
 from molsam.studies import write_rows
+from pages import results, studies
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def loaded(path: str) -> ModuleType:
-    """The script at `path` of the repository, as a module."""
-    spec = importlib.util.spec_from_file_location("make", ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make, studies = loaded("docs/results/make.py"), loaded("docs/studies/make.py")
-RECIPES = sorted(make.RECIPES.glob("*.toml"))
-PROTOCOL = make.PAPER_PROTOCOL
+RECIPES = sorted(results.RECIPES.glob("*.toml"))
+PROTOCOL = results.PAPER_PROTOCOL
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    return read_rows(make.SCORES)
+    return read_rows(results.SCORES)
 
 
 def row(model: str, seed: int, test: float, task: str = "esol", metric: str = "rmse") -> Row:
-    *_, own = make.names_of(task)
+    *_, own = results.names_of(task)
     named = model.replace("molsam", own)
     return Row(task, PROTOCOL, f"s{seed}", seed, named, metric, 0, test, 90, 10, 7, "v 1", "d")
 
@@ -48,14 +31,14 @@ OTHER = [row("molsam", 0, 0.1)._replace(model="molsam 00000000")]
 
 
 def test_the_page_is_that_of_the_evidence(rows):
-    text = make.PAGE.read_text(encoding="utf-8")
-    assert make.page(rows, text) == text, "make results"
+    text = results.PAGE.read_text(encoding="utf-8")
+    assert results.page(rows, text) == text, "make results"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_carry_the_evidence(rows, path):
     text = path.read_text(encoding="utf-8")
-    assert make.recipe(rows, path, text) == text, "make results"
+    assert results.recipe(rows, path, text) == text, "make results"
 
 
 def test_the_evidence_holds_each_fit_once(rows):
@@ -66,7 +49,7 @@ def test_the_evidence_holds_each_fit_once(rows):
 
 
 def test_the_table_shows_means_spreads_and_the_best():
-    text = make.page([*OURS, *ALONE, *FOREST, *OTHER], f"a{make.BEGIN}old{make.END}b")
+    text = results.page([*OURS, *ALONE, *FOREST, *OTHER], f"a{results.BEGIN}old{results.END}b")
     assert text.startswith("a")
     assert text.endswith("b")
     assert "old" not in text
@@ -77,42 +60,44 @@ def test_the_table_shows_means_spreads_and_the_best():
 
 def test_what_few_seeds_say_names_them():
     forest = [row("rf", s, 0.4 + s / 10) for s in range(5)]
-    text = make.page([*OURS[1:3], *forest], make.BEGIN + make.END)
+    text = results.page([*OURS[1:3], *forest], results.BEGIN + results.END)
     assert "| .650 ± .071 (2) | **.600** ± .158 |" in text
     assert "- esol, seeds 1, 2: random forest wins over molsam x5 by 0.100 RMSE" in text
 
 
 def test_what_is_compared_on_few_seeds_names_those():
     """Not the seeds of other rows of the recipe, which the sentence does not speak of."""
-    text = make.page([*OURS[1:3], *ALONE, *FOREST], make.BEGIN + make.END)
+    text = results.page([*OURS[1:3], *ALONE, *FOREST], results.BEGIN + results.END)
     assert "- esol, seeds 1, 2: random forest wins over molsam x5" in text
 
 
 def test_a_recipe_that_was_not_run_says_so():
-    assert "- esol: the recipe was not run." in make.page(FOREST, make.BEGIN + make.END)
-    path = make.RECIPES / "esol.toml"
-    assert make.EVIDENCE not in make.recipe([*FOREST, *OTHER], path, "# title\n\ntask = 'esol'\n")
+    assert "- esol: the recipe was not run." in results.page(FOREST, results.BEGIN + results.END)
+    path = results.RECIPES / "esol.toml"
+    assert results.EVIDENCE not in results.recipe(
+        [*FOREST, *OTHER], path, "# title\n\ntask = 'esol'\n"
+    )
 
 
 def test_evidence_is_replaced_not_added():
-    path, first = make.RECIPES / "esol.toml", "# title\n\ntask = 'esol'\n"
-    once = make.recipe([*OURS, *ALONE], path, first)
+    path, first = results.RECIPES / "esol.toml", "# title\n\ntask = 'esol'\n"
+    once = results.recipe([*OURS, *ALONE], path, first)
     assert "#     ensemble of 5: .700 ± .158\n" in once
     assert "#     7 s of training a run; v 1; d\n" in once
     assert once.startswith("# title\n")
     assert once.endswith("\n\ntask = 'esol'\n")
-    assert make.recipe([*OURS, *ALONE], path, once) == once
-    assert make.recipe(FOREST, path, once) == first
+    assert results.recipe([*OURS, *ALONE], path, once) == once
+    assert results.recipe(FOREST, path, once) == first
 
 
 def test_evidence_tells_trials_and_the_test_parts_of_their_splits(tmp_path, monkeypatch):
-    monkeypatch.setattr(make, "TRIALS", tmp_path)
+    monkeypatch.setattr(results, "TRIALS", tmp_path)
     (tmp_path / "esol.csv").write_text(
         "trial,state,seconds\n0,complete,1800\n1,pruned,900\n2,complete,900\n3,failed,\n"
     )
     tuned = [row("molsam", 1000 + s, 0.5 + s / 10) for s in range(3)]
-    path = make.RECIPES / "esol.toml"
-    text = make.recipe([*ALONE, *tuned], path, "# title\n\ntask = 'esol'\n")
+    path = results.RECIPES / "esol.toml"
+    text = results.recipe([*ALONE, *tuned], path, "# title\n\ntask = 'esol'\n")
     trials = "4 trials (2 complete, 1 pruned, 1 failed) in 1.0 h: docs/results/tuning/esol.csv"
     assert f"#   {trials}\n" in text
     line = "test parts of the tuning's splits 1000, 1001, 1002: one model .600 ± .100 (3)"
@@ -136,7 +121,7 @@ def test_the_tables_of_studies_are_those_of_the_evidence():
 
 
 def test_a_table_of_a_study_says_how_far_variants_are_ahead(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "HERE", tmp_path)
+    monkeypatch.setattr(studies, "ROWS", tmp_path)
     rows = [studied("esol", "adam", s, 0.6 + s / 10) for s in (1, 0)]
     rows += [studied("esol", "sam", s, 0.7 + s / 20) | {"seconds": 5.0} for s in (1, 0)]
     write_rows(rows, tmp_path / "optimizers.csv")
@@ -152,14 +137,14 @@ def test_a_table_of_a_study_says_how_far_variants_are_ahead(tmp_path, monkeypatc
 
 
 def test_a_study_that_was_not_run_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "HERE", tmp_path)
+    monkeypatch.setattr(studies, "ROWS", tmp_path)
     assert list(studies.section("ablations", studies.read("ablations"))) == [
         "Not run: esol, freesolv, bbbp."
     ]
 
 
 def test_one_seed_has_no_spread(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "HERE", tmp_path)
+    monkeypatch.setattr(studies, "ROWS", tmp_path)
     write_rows([studied("esol", v, 0, 1.25) for v in ("adam", "sam")], tmp_path / "optimizers.csv")
     text = "\n".join(studies.section("optimizers", studies.read("optimizers")))
     assert "| sam | 1.250 | .000 | 0 of 1 |  | .625 | 4 |" in text

@@ -1,7 +1,4 @@
-"""Writes the tables and pictures of contests in docs/studies.md from the rows in docs/studies/.
-
-`make results` runs it; a test checks that no table it would write differs from what is there.
-"""
+"""The tables and pictures of contests in docs/studies.md, from the rows in docs/studies/."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import math
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,8 +14,10 @@ from molsam.metrics import METRICS
 from molsam.studies import STUDIES, Contest, costs, draw_gains, gains, summarize, verdicts
 from molsam.studies.rows import Rows
 
-HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "studies.md"
+from .text import DOCS, filled, line, number
+
+PAGE = DOCS / "studies.md"
+ROWS = DOCS / "studies"
 CONTESTS = {name: study for name, study in STUDIES.items() if isinstance(study, Contest)}
 
 
@@ -27,13 +25,13 @@ def main() -> None:
     """Write what there is evidence for."""
     for name, contest in CONTESTS.items():
         if rows := read(name):
-            draw_gains(rows, contest.reference, HERE / f"{name}.png")
+            draw_gains(rows, contest.reference, ROWS / f"{name}.png")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def read(name: str) -> Rows:
     """The rows of a contest, in its order; none if it was not run."""
-    path, contest = HERE / f"{name}.csv", CONTESTS[name]
+    path, contest = ROWS / f"{name}.csv", CONTESTS[name]
     rows: Rows = pd.read_csv(path).to_dict("records") if path.is_file() else []  # type: ignore[assignment]
     tasks, variants = contest.tasks, list(contest.variants)
     return sorted(
@@ -45,9 +43,7 @@ def page(text: str) -> str:
     """The page with the tables of today's evidence."""
     for name in CONTESTS:
         begin, end = f"<!-- {name}: make results -->", f"<!-- end of {name} -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = before + "\n\n".join([begin, *section(name, read(name)), end]) + after
+        text = filled(text, begin, section(name, read(name)), end)
     return text
 
 
@@ -111,17 +107,3 @@ def spent(cost: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
 def spread(mean: float, sd: float) -> str:
     """`.612 ± .034`, of one seed `.612`."""
     return number(mean) + ("" if math.isnan(sd) else f" ± {number(sd)}")
-
-
-def number(value: float) -> str:
-    """Three decimals, without the zero before them."""
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
-
-
-def line(cells: list[str]) -> str:
-    """A row of a table."""
-    return f"| {' | '.join(cells)} |"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,4 @@
-"""Writes the tables of docs/results.md and the evidence in recipes/*.toml from scores.csv.
-
-`make results` runs it; a test checks that nothing it would write differs from what is there.
-"""
+"""The tables of docs/results.md and the evidence in recipes/*.toml, from docs/results/."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from molsam.baselines import BASELINES
@@ -27,11 +25,12 @@ from molsam.metrics import METRICS
 from molsam.recipes import Recipe
 from molsam.tuning.objective import FIRST_SEED
 
-HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "results.md"
-RECIPES = HERE.parent.parent / "recipes"
-SCORES = HERE / "scores.csv"
-TRIALS = HERE / "tuning"
+from .text import DOCS, filled, line, number
+
+PAGE = DOCS / "results.md"
+RECIPES = DOCS.parent / "recipes"
+SCORES = DOCS / "results/scores.csv"
+TRIALS = DOCS / "results/tuning"
 SEEDS = range(5)
 TUNED_ON = range(FIRST_SEED, FIRST_SEED + 5)  # seeds of the splits of tuning
 BEGIN, END = "<!-- tables: make results -->", "<!-- end of tables -->"
@@ -60,15 +59,10 @@ def main() -> None:
 
 def page(rows: Sequence[Row], text: str) -> str:
     """The page with the tables of today's evidence."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    parts = [BEGIN]
-    tables = list(dict.fromkeys([*TASKS, *(row.task for row in rows)]))
-    for protocol in PROTOCOLS:
-        parts += section(rows, protocol, "Recipes", {task: task for task in TASKS})
-    for protocol in PROTOCOLS:
-        parts += section(rows, protocol, "The default recipe", dict.fromkeys(tables, "default"))
-    return before + "\n\n".join([*parts, END]) + after
+    tables = dict.fromkeys([*TASKS, *(row.task for row in rows)], "default")
+    own = [section(rows, protocol, "Recipes", {t: t for t in TASKS}) for protocol in PROTOCOLS]
+    default = [section(rows, protocol, "The default recipe", tables) for protocol in PROTOCOLS]
+    return filled(text, BEGIN, chain(*own, *default), END)
 
 
 def section(
@@ -129,7 +123,7 @@ def table(found: dict[str, list[Row]], protocol: str) -> str:
         best = max(whole) if metric.greater_is_better else min(whole)
         cells = [cell(each.get(name), best) for name in names]
         lines.append([task, metric.title, *cells, *(PAPER.get(task, "") for _ in paper)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(map(line, lines))
 
 
 def cell(summary: Summary | None, best: float = math.nan) -> str:
@@ -140,11 +134,6 @@ def cell(summary: Summary | None, best: float = math.nan) -> str:
     text = f"**{mean}**" if summary.mean == best else mean
     spread = f" ± {number(summary.sd)}" if summary.n > 1 else ""
     return text + spread + (f" ({summary.n})" if summary.n != len(SEEDS) else "")
-
-
-def number(value: float) -> str:
-    """Three decimals, without the zero before them."""
-    return f"{value:.3f}".removeprefix("0")
 
 
 def verdict(task: str, rows: Sequence[Row]) -> str:
@@ -219,7 +208,3 @@ def named(model: str) -> str:
     members, _, process = model.removeprefix(OURS).removeprefix(" x").partition(" + ")
     ours = f"ensemble of {members}" if members else "one model"
     return f"{ours}, {process}" if process else ours
-
-
-if __name__ == "__main__":
-    main()

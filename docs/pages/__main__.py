@@ -1,0 +1,6 @@
+"""`make results`."""
+
+from . import results, studies
+
+results.main()
+studies.main()
