@@ -122,6 +122,11 @@ def sealed(folder: Path) -> bool:
     return (folder / SUMS).is_file()
 
 
+def unseal(folder: Path) -> None:
+    """Let the folder be changed: without its checksums it is unfinished."""
+    (folder / SUMS).unlink()
+
+
 def check_seal(folder: Path, required: Iterable[str]) -> None:
     """Compare a sealed folder with its checksums, which must name all `required` files.
 

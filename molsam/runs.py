@@ -52,6 +52,7 @@ CHECKPOINT = "checkpoint.safetensors"
 PROCESS = "gaussian_process.safetensors"
 # Before the part of the scores: an ensemble's first model, and all models without the process.
 FIRST_MEMBER, MODELS_ALONE = "first member, ", "models alone, "
+FOREST = "random forest, test"
 
 
 @dataclass(frozen=True)

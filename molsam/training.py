@@ -11,7 +11,7 @@ from . import baselines, environment, inference, metrics, reading, report, runs
 from .batches import PackedMolecules
 from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
-from .files import RunError, read_model, write_atomic, write_json
+from .files import RunError, read_model, unseal, write_atomic, write_json
 from .gaussian_process import MOST_ROWS, GaussianProcess
 from .preparation import Prepared, fit_scalers, load_table, prepare
 from .recipes import Recipe, TrainingConfig
@@ -43,7 +43,7 @@ def fit(
     seed : decides split, weights, order and dropout; same seed, same run on the CPU.
     device : `auto` (CUDA, then MPS, then the CPU) or a torch device.
     resume : go on with the run in `out`, if it holds one.
-    baseline : also score a random forest on the same rows.
+    baseline : also score a random forest on the same rows; one that is finished gets it too.
     progress : called after every step.
     processes : how many read the molecules; one a core, where it pays, if not given.
     on_read : called with the molecules read so far and in all.
@@ -63,7 +63,9 @@ def fit(
     scalers = fit_scalers(prepared, recipe.data)
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
     if run.finished:
-        return run
+        if not baseline or runs.FOREST in run.scores:
+            return run
+        unseal(folder)
     packed = train_members(run, prepared, progress)
     finish_run(run, packed, prepared)
     return Run.load(folder, device=device)
@@ -225,7 +227,7 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
         metric = metric_name(run.recipe.training, info.kind)
         forest = baselines.predict("rf", prepared.problem, split, metric=metric, seed=info.seed)
         found = metrics.score_all(info.kind, table.y[split.test], forest[split.test], info.tasks)
-        scores["random forest, test"] = found
+        scores[runs.FOREST] = found
     write_json(run.folder / "scores.json", scores)
     report.write_predictions(run, table.take(split.test), mean[split.test])
     report.draw(run, table.y[split.test], mean[split.test])

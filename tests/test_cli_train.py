@@ -179,6 +179,17 @@ def test_a_forest_beside(mine, tmp_path):
     assert re.search(rf"RMSE +\S+ +\S+ +{forest:.3f} ", result.out)
 
 
+def test_a_forest_joins_a_finished_run(mine, tmp_path):
+    asked = ("--data", mine, "--target", "pIC50", "--epochs", 1)
+    train(*asked, "--baseline", "--out", tmp_path / "at-once")
+    train(*asked, "--out", tmp_path / "run")
+    result = molsam("train", "--resume", tmp_path / "run", "--baseline")
+    assert re.search(columns("validation", "test", "random forest, test"), result.out)
+    run = Run.load(tmp_path / "run")
+    assert run.finished
+    assert run.scores == Run.load(tmp_path / "at-once").scores
+
+
 def test_repeats_print_mean_and_standard_deviation(mine, done, tmp_path):
     result = train("--data", mine, "--target", "pIC50", "--repeats", 2, "--out", tmp_path / "many")
     assert result.code == 0

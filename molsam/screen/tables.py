@@ -78,14 +78,14 @@ def _rows(rows: Sequence[int]) -> str:
 def say_scores(done: list[Run]) -> None:
     """Test scores of one run, or mean and standard deviation over repeats."""
     from ..gaussian_process import MOST_ROWS
-    from ..runs import FIRST_MEMBER, MODELS_ALONE
+    from ..runs import FIRST_MEMBER, FOREST, MODELS_ALONE
 
     parts = {
         "validation": "valid",
         "test": "test",
         "models alone, test": f"{MODELS_ALONE}test",
         "first member alone, test": f"{FIRST_MEMBER}test",
-        "random forest, test": "random forest, test",
+        FOREST: FOREST,
     }
     scores = [run.scores for run in done]
     table = {
