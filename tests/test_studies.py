@@ -336,6 +336,7 @@ def test_the_picture_has_every_seed_as_a_dot(monkeypatch, tmp_path):
     }
     assert dots == {"a": [[0.0, 1.0], [0.5, -0.5]], "b": [[], [0.25]]}
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["msam", "sam"]
+    assert {panel.get_ylim() for panel in figure.axes} == {(-0.5, 1.5)}
 
 
 @pytest.mark.parametrize(

@@ -135,5 +135,5 @@ def draw_gains(rows: Rows, reference: str, path: Path) -> None:
         panel.set_yticks(range(len(variants)), labels)
         title = METRICS[metric_of(rows, task)].title
         panel.set(title=task, xlabel=f"ahead of {reference}, {title}")
-        panel.margins(y=0.1)
+        panel.set_ylim(-0.5, len(variants) - 0.5)  # the same rows in every panel, be they empty
     save_figure(figure, path)
