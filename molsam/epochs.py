@@ -72,12 +72,12 @@ class Member:
     average: AveragedModel | None = None
     epoch: int = 0
     best: float = -math.inf
-    best_epoch: int = -1
-    best_model: dict[str, Tensor] = field(default_factory=dict)
+    kept_epoch: int = -1
+    kept_model: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     stepping: Callable[[], AbstractContextManager[None]] = nullcontext
 
-    PLAIN = ("epoch", "best", "best_epoch", "best_model", "history")
+    PLAIN = ("epoch", "best", "kept_epoch", "kept_model", "history")
 
     @property
     def judged(self) -> nn.Module:
@@ -124,7 +124,7 @@ class Trainer:
         self.loss = pick_loss(run, packed, split)
 
     def train(self, number: int) -> None:
-        """Train one member and leave its best weights; a member that is done is left alone."""
+        """Train one member and leave its weights; a member that is done is left alone."""
         folder = self.run.folder / f"member-{number}"
         checkpoint = folder / CHECKPOINT
         if (folder / WEIGHTS).is_file() and not checkpoint.is_file():
@@ -199,7 +199,7 @@ class Trainer:
 
     def _out_of_patience(self, member: Member) -> bool:
         patience = self.settings.patience
-        return patience is not None and member.epoch - 1 - member.best_epoch >= patience
+        return patience is not None and member.epoch - 1 - member.kept_epoch >= patience
 
     def _epoch(self, member: Member) -> dict[str, Any]:
         """One pass over the training rows."""
@@ -270,7 +270,7 @@ class Trainer:
         return stepper.step(closure), gradients  # type: ignore[arg-type, return-value]
 
     def _validate(self, member: Member) -> dict[str, Any]:
-        """Score the validation rows and keep the best weights.
+        """Score the validation rows and keep the weights; with patience only if they are better.
 
         Where no task has what the metric needs (one class only, say), the loss selects.
         """
@@ -283,12 +283,12 @@ class Trainer:
         score = metrics.score(self.metric, truth, prediction, info.tasks).mean
         sign = 1.0 if metrics.METRICS[self.metric].greater_is_better else -1.0
         merit = -loss if math.isnan(score) else sign * score
-        better = merit > member.best
-        if better:
-            member.best, member.best_epoch = merit, member.epoch
+        kept = self.settings.patience is None or merit > member.best
+        if kept:
+            member.best, member.kept_epoch = merit, member.epoch
             state = member.judged.state_dict()
-            member.best_model = {name: tensor.clone() for name, tensor in state.items()}
-        return {"valid_loss": loss, f"valid_{self.metric}": score, "best": better}
+            member.kept_model = {name: tensor.clone() for name, tensor in state.items()}
+        return {"valid_loss": loss, f"valid_{self.metric}": score, "kept": kept}
 
     def _sharpness(self, member: Member) -> dict[str, float]:
         """Loss and its top Hessian eigenvalue on training rows, at the weights as they are."""
@@ -424,8 +424,8 @@ def pick_loss(
 
 
 def save_weights(folder: Path, member: Member) -> None:
-    """The best weights so far."""
-    save_state(folder / WEIGHTS, {"model": member.best_model})
+    """The weights that are kept so far."""
+    save_state(folder / WEIGHTS, {"model": member.kept_model})
 
 
 def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
@@ -453,7 +453,7 @@ def tensorboard(folder: Path, epoch: int) -> Iterator[Callable[[dict[str, Any]],
 
     def add(row: dict[str, Any]) -> None:
         with suppress(OSError):
-            for name in row.keys() - {"epoch", "best"}:
+            for name in row.keys() - {"epoch", "kept"}:
                 writer.add_scalar(name, row[name], row["epoch"])
             writer.flush()
 

@@ -243,7 +243,10 @@ class TrainingConfig(Section):
     warmup: float = Field(default=0.3, ge=0, le=1, description="share of training that warms up")
     clip_norm: float | None = Field(default=None, gt=0)
     patience: int | None = Field(
-        default=None, ge=1, description="epochs without a better validation score"
+        default=None,
+        ge=1,
+        description="stop after so many epochs without a better validation score, and keep the "
+        "weights of the best; if absent, the weights after the last epoch are kept",
     )
     loss: Literal["mse", "mae", "huber", "bce", "cross_entropy"] | None = Field(
         default=None, description="mse, bce or cross_entropy by the kind of the targets if absent"

@@ -66,7 +66,7 @@ def learning_curve(run: Run) -> Figure:
         names = history.columns.drop("valid_loss").astype(str)
         score = next(name for name in names if name.startswith("valid_"))
         right.plot(history["epoch"], history[score], color=ORANGE)
-        chosen = history[history["best"]].tail(1)
+        chosen = history[history["kept"]].tail(1)
         right.plot(chosen["epoch"], chosen[score], "o", color=ORANGE)
         right.set_ylabel(f"{score.removeprefix('valid_').upper().replace('_', '-')} on validation")
     left.set_ylabel("loss (scaled)")

@@ -10,7 +10,7 @@
       gaussian_process.safetensors   what joins the models, where there is one
       SHA256SUMS               of what predictions stand on, once the run is finished
       member-0/                one folder a model of the ensemble
-        weights.safetensors    best epoch on validation
+        weights.safetensors    after the last epoch; with patience, after the best on validation
         history.csv            one row an epoch
         checkpoint.safetensors while it trains: all that `resume` needs
 

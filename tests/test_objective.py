@@ -27,7 +27,7 @@ def test_a_score_is_the_validation_score_of_train(kind, tmp_path):
         found = score_of(recipe, table, tmp_path, repeat)
         assert found == pytest.approx(run.scores["valid"][FOUND[kind]]["mean"], abs=1e-6)
         history = tiny.history(run)
-        assert found == pytest.approx(history[f"valid_{FOUND[kind]}"][history["best"]].iloc[-1])
+        assert found == pytest.approx(history[f"valid_{FOUND[kind]}"][history["kept"]].iloc[-1])
 
 
 def test_a_score_of_an_ensemble_is_that_of_its_mean(tmp_path):

@@ -187,10 +187,11 @@ def test_where_no_task_can_be_judged_the_validation_loss_selects(tmp_path):
     y = np.zeros((60, 1))
     parts = make_split(tiny.regression(), [None] * 60, DataConfig(), 0)  # type: ignore[list-item]
     y[parts.train[::2]] = 1
-    run = fit(tiny.recipe(epochs=6), tiny.relabel(y, "binary"), out=tmp_path / "run")
+    recipe = tiny.recipe(epochs=6, patience=6)
+    run = fit(recipe, tiny.relabel(y, "binary"), out=tmp_path / "run")
     history = tiny.history(run)
     assert history["valid_roc_auc"].isna().all()
-    chosen = history[history["best"]].iloc[-1]
+    chosen = history[history["kept"]].iloc[-1]
     assert chosen["valid_loss"] == history["valid_loss"].min()
 
 
@@ -218,8 +219,21 @@ def test_members_start_from_weights_of_their_own(tmp_path):
 # Selection
 
 
-def test_the_weights_of_the_best_epoch_are_kept(tmp_path):
-    recipe = tiny.recipe(epochs=12, schedule="constant", **{"optimizer.lr": 0.02})
+UNSTEADY = {"epochs": 12, "schedule": "constant", "optimizer.lr": 0.02}
+
+
+def test_the_weights_after_the_last_epoch_are_kept(tmp_path):
+    run = fit(tiny.recipe(**UNSTEADY), tiny.regression(), out=tmp_path / "run")
+    history = tiny.history(run)
+    assert np.argmin(history["valid_rmse"]) < len(history) - 1  # or the best would do
+    assert run.scores["valid"]["rmse"]["mean"] == pytest.approx(
+        history["valid_rmse"].iloc[-1], rel=1e-5
+    )
+    assert history["kept"].all()
+
+
+def test_with_patience_the_weights_of_the_best_epoch_are_kept(tmp_path):
+    recipe = tiny.recipe(**UNSTEADY, patience=12)
     run = fit(recipe, tiny.regression(), out=tmp_path / "run")
     history = tiny.history(run)
     best = int(np.argmin(history["valid_rmse"]))
@@ -227,13 +241,13 @@ def test_the_weights_of_the_best_epoch_are_kept(tmp_path):
     assert run.scores["valid"]["rmse"]["mean"] == pytest.approx(
         history["valid_rmse"][best], rel=1e-5
     )
-    assert history["best"][best]
-    assert not history["best"][best + 1 :].any()
+    assert history["kept"][best]
+    assert not history["kept"][best + 1 :].any()
 
 
 @pytest.mark.parametrize("metric", ["rmse", "mae", "r2"])
 def test_validation_selects_by_the_metric_in_its_own_direction(metric, tmp_path):
-    recipe = tiny.recipe(epochs=8, schedule="constant", metric=metric, **{"optimizer.lr": 0.02})
+    recipe = tiny.recipe(**UNSTEADY, patience=12, metric=metric)
     run = fit(recipe, tiny.regression(), out=tmp_path / "run")
     scores = tiny.history(run)[f"valid_{metric}"]
     best = scores.max() if metrics.METRICS[metric].greater_is_better else scores.min()
@@ -245,7 +259,7 @@ def test_training_stops_when_patience_is_out(tmp_path):
     run = fit(recipe, tiny.regression(), out=tmp_path / "run")
     history = tiny.history(run)
     assert len(history) < 200
-    assert len(history) == history["epoch"][history["best"]].max() + 2
+    assert len(history) == history["epoch"][history["kept"]].max() + 2
 
 
 # What training may see

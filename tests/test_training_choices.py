@@ -177,7 +177,7 @@ def test_an_average_is_kept_of_the_weights_after_each_step(decay, epochs_, tmp_p
     for found, end in zip(judged, ends, strict=False):
         for a, b in zip(found, end, strict=True):
             torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-7)
-    best = int(tiny.history(run)["best"].to_numpy().nonzero()[0][-1])
+    best = int(tiny.history(run)["kept"].to_numpy().nonzero()[0][-1])
     assert all(
         torch.equal(a, b) for a, b in zip(judged[best], tiny.weights(run)[0].values(), strict=True)
     )

@@ -29,7 +29,7 @@ def history(run: Run) -> pd.DataFrame:
 
 
 def row_of(run: Run) -> dict[str, Any]:
-    """Best validation score, gradients and seconds of a run, and what its history looked at.
+    """Validation score, gradients and seconds of a run, and what its history looked at.
 
     Diagnostics are means over epochs; training loss and sharpness are those of the last look.
     """
@@ -38,7 +38,7 @@ def row_of(run: Run) -> dict[str, Any]:
     score = next(c for c in scores if c.startswith("valid_"))
     row: dict[str, Any] = {
         "metric": score.removeprefix("valid_"),
-        "valid": epochs[score][epochs["best"]].iloc[-1],
+        "valid": epochs[score][epochs["kept"]].iloc[-1],
         "gradients": int(epochs["gradients"].sum()),
         "seconds": round(float(epochs["seconds"].sum()), 1),
     }
@@ -50,7 +50,7 @@ def row_of(run: Run) -> dict[str, Any]:
 
 
 def full_row_of(run: Run) -> dict[str, Any]:
-    """`row_of`, with the test score of the weights that validation chose, and their epoch.
+    """`row_of`, with the number of epochs and the test score.
 
     n_train, n_valid, n_test -> molecules of each part.
     """
@@ -60,7 +60,6 @@ def full_row_of(run: Run) -> dict[str, Any]:
         "metric": metric,
         "valid": row.pop("valid"),
         "test": run.scores["test"][metric]["mean"],
-        "best_epoch": int(epochs["epoch"][epochs["best"]].iloc[-1]),
         "epochs": len(epochs),
         **row,
         **{f"n_{part}": run.info.molecules[part] for part in PARTS},

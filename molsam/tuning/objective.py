@@ -31,7 +31,7 @@ class Objective:
     """Scores recipes on the validation rows of one table.
 
     s(recipe, r) -> the validation score of `fit(recipe, table, seed=1000 + r)`: the same training,
-    selection of the best epoch and members. No label of a test row is there to be seen: they are
+    members and choice of weights. No label of a test row is there to be seen: they are
     missing from the moment the rows are split.
 
     Molecules are read once for each featurizer; what training leaves is removed.
