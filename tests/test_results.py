@@ -110,7 +110,7 @@ def test_evidence_tells_trials_and_the_test_parts_of_their_splits(tmp_path, monk
 
 def studied(task: str, variant: str, seed: int, test: float) -> dict:
     parts = {"n_train": 80, "n_valid": 10, "n_test": 10}
-    scores = {"metric": "rmse", "valid": test / 2, "test": test, "epochs": 4}
+    scores = {"metric": "rmse", "valid": test / 2, "test": test, "best_epoch": 3, "epochs": 4}
     took = {"gradients": 1234, "seconds": 2.0, "train_loss": 0.0123, "sharpness": 456.7}
     return {"task": task, "variant": variant, "seed": seed, **scores, **took, **parts}
 

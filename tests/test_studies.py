@@ -69,7 +69,8 @@ def test_every_cell_once_with_what_its_history_says(tmp_path):
         name = row["variant"].replace(", ", "-")
         folder = tmp_path / row["task"] / name / f"seed-{row['seed']}"
         history = pd.read_csv(folder / "member-0" / "history.csv")
-        assert row["valid"] == history[f"valid_{row['metric']}"].iloc[-1]
+        best = history[f"valid_{row['metric']}"].agg("min" if row["task"] == "esol" else "max")
+        assert row["valid"] == best
         assert row["metric"] == {"esol": "rmse", "bace": "roc_auc"}[row["task"]]
         assert row["gradients"] == history["gradients"].sum()
         assert row["sharpness"] == history["sharpness"].iloc[-1]
@@ -138,7 +139,7 @@ def test_the_command(tmp_path, monkeypatch):
     out = tmp_path / "study"
     result = CliRunner().invoke(app, ["study", "tiny", "--seeds", "2", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    for title in ("validation score", "share of steps with cosine >= 0", "top Hessian eigenvalue"):
+    for title in ("best validation", "share of steps with cosine >= 0", "top Hessian eigenvalue"):
         assert title in result.stdout
     rows, equal = pd.read_csv(out / "rows.csv"), pd.read_csv(out / "equal_loss.csv")
     assert len(rows) == len(equal) == 8
@@ -197,14 +198,15 @@ def test_a_contest_holds_the_task_s_own_recipe_but_for_optimizer_and_length(stud
             recipe = study.recipe(task, variant)
             epochs = recipe.training.epochs
             assert epochs == study.lengths.get(variant, 1) * shipped.training.epochs
-            assert recipe.training.sharpness_every == epochs
+            assert recipe.training.sharpness_every == recipe.training.patience == epochs
             assert (recipe.optimizer.base, recipe.optimizer.weight_decay) == ("adam", 0.0)
             assert recipe.optimizer.lr == shipped.optimizer.lr
             assert (recipe.task, recipe.data) == (task, shipped.data)
             assert recipe.training.members == 1
             assert not recipe.training.gaussian_process
             same = {name: getattr(shipped.training, name) for name in SCALED}
-            assert recipe.change(same | {"sharpness_every": None}).training == shipped.training
+            same |= {"sharpness_every": None, "patience": shipped.training.patience}
+            assert recipe.change(same).training == shipped.training
             own[variant] = recipe.model
         assert len(set(map(str, own.values()))) == 1
         # what the t-test asks for: each seed splits anew
@@ -227,10 +229,10 @@ def test_a_row_of_a_contest_says_what_its_run_says(two_calls):
         history = pd.read_csv(folder / "member-0" / "history.csv")
         scores = json.loads((folder / "scores.json").read_text())
         split = json.loads((folder / "split.json").read_text())
+        kept = history[history["epoch"] == row["best_epoch"]].iloc[0]
         assert row["test"] == pytest.approx(scores["test"][row["metric"]]["mean"], rel=1e-5)
         assert row["valid"] == pytest.approx(scores["valid"][row["metric"]]["mean"], rel=1e-5)
-        last = history[f"valid_{row['metric']}"].iloc[-1]
-        assert row["valid"] == pytest.approx(last, rel=1e-5)
+        assert row["valid"] == pytest.approx(kept[f"valid_{row['metric']}"], rel=1e-5)
         assert row["sharpness"] == pytest.approx(history["sharpness"].iloc[-1], rel=1e-5)
         assert history["sharpness"].notna().sum() == 1
         assert [row[f"n_{part}"] for part in PARTS] == [len(split[part]) for part in PARTS]

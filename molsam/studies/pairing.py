@@ -17,7 +17,7 @@ from ..report import BLUE, GREY, ORANGE, new_figure, save_figure
 from .rows import Rows, summarize
 
 LEVEL = 0.05
-COSTS = ["epochs", "gradients", "seconds", "train_loss", "sharpness"]
+COSTS = ["epochs", "best_epoch", "gradients", "seconds", "train_loss", "sharpness"]
 
 Pairs = dict[tuple[str, str], dict[int, float]]  # by task and variant, then by seed
 

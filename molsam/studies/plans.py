@@ -36,8 +36,12 @@ class Study:
         return self.change(Recipe(), variant)
 
     def change(self, recipe: Recipe, variant: str) -> Recipe:
-        """`recipe` with what holds for all and what is the variant's own."""
-        return recipe.change({**self.common, **self.variants[variant]})
+        """`recipe` with what holds for all and what is the variant's own.
+
+        It is trained to its last epoch, and the weights that validate best are scored.
+        """
+        changed = recipe.change({**self.common, **self.variants[variant]})
+        return changed.change({"patience": changed.training.epochs})
 
     def row(self, run: Run) -> dict[str, Any]:
         """What the tables say of a run."""
@@ -59,7 +63,7 @@ class Contest(Study):
     def recipe(self, task: str, variant: str) -> Recipe:
         recipe = self.change(Recipe.load(task), variant)
         epochs = max(1, round(self.lengths.get(variant, 1) * recipe.training.epochs))
-        whole = {"epochs": epochs, "patience": None, "sharpness_every": epochs}
+        whole = {"epochs": epochs, "patience": epochs, "sharpness_every": epochs}
         return recipe.change({**whole, "members": 1, "gaussian_process": False})
 
     def row(self, run: Run) -> dict[str, Any]:

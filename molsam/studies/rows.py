@@ -29,7 +29,7 @@ def history(run: Run) -> pd.DataFrame:
 
 
 def row_of(run: Run) -> dict[str, Any]:
-    """Validation score, gradients and seconds of a run, and what its history looked at.
+    """Best validation score, gradients and seconds of a run, and what its history looked at.
 
     Diagnostics are means over epochs; training loss and sharpness are those of the last look.
     """
@@ -50,7 +50,7 @@ def row_of(run: Run) -> dict[str, Any]:
 
 
 def full_row_of(run: Run) -> dict[str, Any]:
-    """`row_of`, with the number of epochs and the test score.
+    """`row_of`, with the test score of the weights that validation chose, and their epoch.
 
     n_train, n_valid, n_test -> molecules of each part.
     """
@@ -60,6 +60,7 @@ def full_row_of(run: Run) -> dict[str, Any]:
         "metric": metric,
         "valid": row.pop("valid"),
         "test": run.scores["test"][metric]["mean"],
+        "best_epoch": int(epochs["epoch"][epochs["kept"]].iloc[-1]),
         "epochs": len(epochs),
         **row,
         **{f"n_{part}": run.info.molecules[part] for part in PARTS},

@@ -101,7 +101,7 @@ def conclude(study: Study, folder: Path) -> Conclusion:
 
 
 def _summaries(rows: Rows, runs: Runs, folder: Path) -> dict[str, Rows]:
-    summaries = {f"validation score ({_metrics(rows)})": summarize(rows, "valid")}
+    summaries = {f"best validation score ({_metrics(rows)})": summarize(rows, "valid")}
     if "aligned" in rows[0]:
         summaries["share of steps with cosine >= 0"] = summarize(rows, "aligned")
     if "sharpness" in rows[0]:
@@ -119,7 +119,7 @@ def _conclude_contest(study: Contest, rows: Rows, folder: Path) -> Conclusion:
     write_rows(costs(rows), folder / "costs.csv")
     draw_gains(rows, study.reference, folder / "gains.png")
     summaries = {
-        f"validation score ({_metrics(rows)})": parts["valid"],
+        f"best validation score ({_metrics(rows)})": parts["valid"],
         "test score of the weights that were kept": parts["test"],
         "top Hessian eigenvalue after the last epoch": summarize(rows, "sharpness"),
     }
