@@ -71,13 +71,13 @@ class Member:
     rho: RhoSchedule | None
     average: AveragedModel | None = None
     epoch: int = 0
-    best: float = -math.inf
+    kept_merit: float = -math.inf
     kept_epoch: int = -1
     kept_model: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     stepping: Callable[[], AbstractContextManager[None]] = nullcontext
 
-    PLAIN = ("epoch", "best", "kept_epoch", "kept_model", "history")
+    PLAIN = ("epoch", "kept_merit", "kept_epoch", "kept_model", "history")
 
     @property
     def judged(self) -> nn.Module:
@@ -283,9 +283,9 @@ class Trainer:
         score = metrics.score(self.metric, truth, prediction, info.tasks).mean
         sign = 1.0 if metrics.METRICS[self.metric].greater_is_better else -1.0
         merit = -loss if math.isnan(score) else sign * score
-        kept = self.settings.patience is None or merit > member.best
+        kept = self.settings.patience is None or merit > member.kept_merit
         if kept:
-            member.best, member.kept_epoch = merit, member.epoch
+            member.kept_merit, member.kept_epoch = merit, member.epoch
             state = member.judged.state_dict()
             member.kept_model = {name: tensor.clone() for name, tensor in state.items()}
         return {"valid_loss": loss, f"valid_{self.metric}": score, "kept": kept}

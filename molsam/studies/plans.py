@@ -33,15 +33,11 @@ class Study:
 
     def recipe(self, task: str, variant: str) -> Recipe:
         """What is trained on `task`."""
-        return self.change(Recipe(), variant)
+        return keeping_the_best(self.change(Recipe(), variant))
 
     def change(self, recipe: Recipe, variant: str) -> Recipe:
-        """`recipe` with what holds for all and what is the variant's own.
-
-        It is trained to its last epoch, and the weights that validate best are scored.
-        """
-        changed = recipe.change({**self.common, **self.variants[variant]})
-        return changed.change({"patience": changed.training.epochs})
+        """`recipe` with what holds for all and what is the variant's own."""
+        return recipe.change({**self.common, **self.variants[variant]})
 
     def row(self, run: Run) -> dict[str, Any]:
         """What the tables say of a run."""
@@ -63,11 +59,17 @@ class Contest(Study):
     def recipe(self, task: str, variant: str) -> Recipe:
         recipe = self.change(Recipe.load(task), variant)
         epochs = max(1, round(self.lengths.get(variant, 1) * recipe.training.epochs))
-        whole = {"epochs": epochs, "patience": epochs, "sharpness_every": epochs}
-        return recipe.change({**whole, "members": 1, "gaussian_process": False})
+        whole = {"epochs": epochs, "sharpness_every": epochs}
+        alone = recipe.change({**whole, "members": 1, "gaussian_process": False})
+        return keeping_the_best(alone)
 
     def row(self, run: Run) -> dict[str, Any]:
         return full_row_of(run)
+
+
+def keeping_the_best(recipe: Recipe) -> Recipe:
+    """`recipe`, trained to its last epoch, and the weights kept that validate best."""
+    return recipe.change({"patience": recipe.training.epochs})
 
 
 GRAPH_ALONE = {"data.descriptors": False, "data.fingerprints": False}
