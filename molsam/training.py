@@ -180,15 +180,20 @@ def train_members(
     run: Run, prepared: Prepared, progress: Listener | None = None
 ) -> PackedMolecules:
     """Train every member of `run`; returns the molecules as its models read them."""
-    labels = run.scalers.target.transform(prepared.table.y)
-    counts = prepared.fingerprints if run.recipe.data.fingerprints else None
-    packed = inference.describe(
-        prepared.packed.labelled(labels), prepared.descriptors, run.scalers, counts
-    )
+    packed = as_read(run, prepared)
     trainer = Trainer(run, packed, prepared.split, progress)
     for member in range(run.recipe.training.members):
         trainer.train(member)
     return packed
+
+
+def as_read(run: Run, prepared: Prepared) -> PackedMolecules:
+    """The molecules as the models of `run` read them, with scaled labels."""
+    labels = run.scalers.target.transform(prepared.table.y)
+    counts = prepared.fingerprints if run.recipe.data.fingerprints else None
+    return inference.describe(
+        prepared.packed.labelled(labels), prepared.descriptors, run.scalers, counts
+    )
 
 
 def check_same(run: Run, recipe: Recipe, info: RunInfo) -> None:
