@@ -186,6 +186,15 @@ def refuse_unlearnable(table: MoleculeTable, split: Split) -> None:
         )
 
 
+def refuse_untested(table: MoleculeTable, split: Split) -> None:
+    """Models are compared on test rows."""
+    if not len(split.test):
+        raise splits.SplitError(
+            f"{table.source}: the split has no test rows to compare models on; choose another, or "
+            "data.fractions whose last is above 0"
+        )
+
+
 def fit_scalers(prepared: Prepared, choices: DataConfig) -> Scalers:
     """Scales of the targets and of the descriptors, from training rows only."""
     table, raw, train = prepared.table, prepared.descriptors, prepared.split.train

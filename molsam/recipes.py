@@ -48,6 +48,7 @@ from .optim import (
     repeat_dropout_masks,
 )
 from .scaling import ScaleName
+from .splits import are_fractions
 
 HERE = Path(__file__).resolve().parent
 FOLDER = next(p for p in (HERE / "_recipes", HERE.parent / "recipes", HERE) if p.is_dir())
@@ -104,8 +105,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
-        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
-            raise ValueError(f"fractions {self.fractions} must be positive and sum to 1")
+        if not are_fractions(self.fractions):
+            raise ValueError(
+                f"fractions {self.fractions} must sum to 1 and be positive; the last may be 0"
+            )
         for kind in ("column", "file"):
             if (self.split == kind) != (getattr(self, f"split_{kind}") is not None):
                 raise ValueError(f"split = {kind!r} and split_{kind} go together")

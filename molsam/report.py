@@ -44,8 +44,11 @@ def class_names(codes: np.ndarray, classes: Sequence[str]) -> list[str]:
 
 
 def draw(run: Run, y: np.ndarray, mean: np.ndarray) -> None:
-    """`learning_curve.png`, and `parity.png`, `roc.png` or `confusion.png` by the kind."""
+    """`learning_curve.png`, and where there are test rows (N, T), `parity.png`, `roc.png` or
+    `confusion.png` by the kind."""
     save_figure(learning_curve(run), run.folder / "learning_curve.png")
+    if not len(y):
+        return
     if run.info.kind == "regression":
         save_figure(panels(run, y, mean, parity), run.folder / "parity.png")
     elif run.info.kind == "binary":

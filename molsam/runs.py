@@ -5,8 +5,8 @@
       recipe.toml              every choice, spelt out
       split.json               train, valid and test as positions in the table, from 0
       scalers.json             scales of the targets and descriptors, from training rows
-      scores.json              every metric on valid and test
-      predictions.csv          the test rows, measured and predicted
+      scores.json              every metric on valid and, where there are test rows, on test
+      predictions.csv          the test rows, if any, measured and predicted
       gaussian_process.safetensors   what joins the models, where there is one
       SHA256SUMS               of what predictions stand on, once the run is finished
       member-0/                one folder a model of the ensemble

@@ -31,10 +31,12 @@ class SplitError(ValueError):
 class Split:
     """Positions of the molecules that train, validate and test: three ascending int64 arrays.
 
-    The parts are disjoint and none is empty; they need not cover the whole table.
+    The parts are disjoint; they need not cover the whole table. `test` alone may be empty: a model
+    that is judged elsewhere spares no molecules for it.
 
     Raises:
-        SplitError: an empty part, a position that is not a whole number from 0, or one named twice.
+        SplitError: nothing to train or to validate, a position that is not a whole number from 0,
+            or one named twice.
     """
 
     train: np.ndarray
@@ -45,7 +47,7 @@ class Split:
         for part in PARTS:
             object.__setattr__(self, part, _positions(part, getattr(self, part)))
         counts = {part: len(getattr(self, part)) for part in PARTS}
-        if not all(counts.values()):
+        if not (counts["train"] and counts["valid"]):
             raise SplitError(
                 f"a split of {sum(counts.values())} molecules leaves a part empty "
                 f"({', '.join(f'{part} {count}' for part, count in counts.items())}); "
@@ -89,7 +91,10 @@ class Split:
 
 
 def random(n: int, seed: int = 0, fractions: Fractions = FRACTIONS) -> Split:
-    """Shuffled molecules; validation and test are rounded and hold one molecule at least."""
+    """Shuffled molecules; validation and test are rounded and hold one molecule at least.
+
+    Test holds none where its fraction is 0.
+    """
     train, valid, _ = _sizes(n, fractions)
     order = _generator(seed).permutation(n)
     return Split(order[:train], order[train : train + valid], order[train + valid :])
@@ -140,8 +145,8 @@ def balanced_scaffold(
     generator = _generator(seed)
     groups = _groups(scaffolds)
     shuffled = [groups[i] for i in generator.permutation(len(groups))]
-    ordered = sorted(shuffled, key=lambda group: len(group) <= min(valid, test) / 2)
-    return _fill(ordered, train, lambda _: valid)
+    ordered = sorted(shuffled, key=lambda group: len(group) <= min(valid, test or valid) / 2)
+    return _fill(ordered, train, lambda in_train: valid if test else n - in_train)
 
 
 def stratified(y: np.ndarray, seed: int = 0, fractions: Fractions = FRACTIONS) -> Split:
@@ -160,7 +165,8 @@ def stratified(y: np.ndarray, seed: int = 0, fractions: Fractions = FRACTIONS) -
     generator = _generator(seed)
     order = generator.permutation(n)
     order = order[np.argsort(_level(y)[order], kind="stable")]
-    bounds = np.outer(np.arange(min(sizes) + 1), sizes) // min(sizes)
+    blocks = min(filter(None, sizes))
+    bounds = np.outer(np.arange(blocks + 1), sizes) // blocks
     hands = [generator.permutation(np.repeat(PARTS, counts)) for counts in np.diff(bounds, axis=0)]
     part = np.concatenate(hands)
     return Split(*(order[part == name] for name in PARTS))
@@ -256,16 +262,26 @@ def _positions(part: str, values: np.ndarray) -> np.ndarray:
 
 
 def _sizes(n: int, fractions: Fractions) -> tuple[int, int, int]:
-    """Molecules in train, valid and test: n in all, one at least in each."""
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise SplitError(f"fractions {tuple(fractions)} must be three above 0 that sum to 1")
-    valid, test = (max(1, round(n * fraction)) for fraction in fractions[1:])
+    """Molecules in train, valid and test: n in all, one at least in each of a fraction above 0."""
+    if not are_fractions(fractions):
+        raise SplitError(
+            f"fractions {tuple(fractions)} must be three that sum to 1, above 0 but for the last"
+        )
+    valid, test = (max(1, round(n * fraction)) if fraction else 0 for fraction in fractions[1:])
     if n < valid + test + 1:
         raise SplitError(
             f"{n} molecules leave none to train beside {valid} to validate and {test} to test; "
             "give at least three, and train a larger fraction"
         )
     return n - valid - test, valid, test
+
+
+def are_fractions(fractions: Sequence[float]) -> bool:
+    """Whether these are shares of a table to train, to validate and, may be none, to test."""
+    if len(fractions) != 3:
+        return False
+    *learnt, test = fractions
+    return min(learnt) > 0 and test >= 0 and abs(sum(fractions) - 1) <= 1e-6
 
 
 def _room(n: int, fraction: float) -> float:

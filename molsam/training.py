@@ -13,7 +13,7 @@ from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
 from .files import RunError, read_model, unseal, write_atomic, write_json
 from .gaussian_process import MOST_ROWS, GaussianProcess
-from .preparation import Prepared, fit_scalers, load_table, prepare
+from .preparation import Prepared, fit_scalers, load_table, prepare, refuse_untested
 from .recipes import Recipe, TrainingConfig
 from .records import RunInfo, Scalers
 from .runs import Run
@@ -60,6 +60,8 @@ def fit(
     how: dict[str, Any] = {"processes": processes, "progress": on_read}
     how |= recipe.data.asked(recipe.training.gaussian_process)
     prepared = prepare(table, recipe.data, seed, baseline=baseline, **how)
+    if baseline:
+        refuse_untested(prepared.table, prepared.split)
     scalers = fit_scalers(prepared, recipe.data)
     run = start_run(folder, recipe, table, prepared, scalers, seed, device)
     if run.finished:
@@ -227,6 +229,7 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
         which + part: metrics.score_all(info.kind, table.y[index], prediction[index], info.tasks)
         for which, prediction in judged.items()
         for part, index in (("valid", split.valid), ("test", split.test))
+        if len(index)
     }
     if prepared.problem is not None:
         metric = metric_name(run.recipe.training, info.kind)
@@ -234,7 +237,8 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
         found = metrics.score_all(info.kind, table.y[split.test], forest[split.test], info.tasks)
         scores[runs.FOREST] = found
     write_json(run.folder / "scores.json", scores)
-    report.write_predictions(run, table.take(split.test), mean[split.test])
+    if len(split.test):
+        report.write_predictions(run, table.take(split.test), mean[split.test])
     report.draw(run, table.y[split.test], mean[split.test])
     run.seal()
 

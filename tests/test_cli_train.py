@@ -190,6 +190,23 @@ def test_a_forest_joins_a_finished_run(mine, tmp_path):
     assert run.scores == Run.load(tmp_path / "at-once").scores
 
 
+def test_a_run_without_test_rows_is_told_by_its_validation_rows(mine, tmp_path):
+    asked = ("--data", mine, "--target", "pIC50", "--set", "fractions=[0.9, 0.1, 0]")
+    result = train(*asked, "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    run = Run.load(tmp_path / "run")
+    assert (run.info.molecules["train"], run.info.molecules["test"]) == (54, 0)
+    assert list(run.scores) == ["valid"]
+    rmse = run.scores["valid"]["rmse"]["mean"]
+    assert re.search(columns("RMSE", f"{rmse:.3f}"), result.out)
+    assert "test" not in result.out.removesuffix(f"run folder: {tmp_path / 'run'}\n")
+    assert not (tmp_path / "run" / "predictions.csv").exists()
+    assert np.isfinite(run.predict(["CCO"])["pIC50"]).all()
+    refused = train(*asked, "--baseline", "--out", tmp_path / "other")
+    assert_refused(refused, "no test rows to compare models on", "data.fractions")
+    assert not (tmp_path / "other").exists()
+
+
 def test_repeats_print_mean_and_standard_deviation(mine, done, tmp_path):
     result = train("--data", mine, "--target", "pIC50", "--repeats", 2, "--out", tmp_path / "many")
     assert result.code == 0

@@ -26,6 +26,7 @@ from molsam import Recipe, Run, baselines, comparison, fit, metrics
 from molsam.baselines import forests, machines
 from molsam.comparison import CompareError, Comparison, Row, Summary, baseline_rows, fitted
 from molsam.files import read_json
+from molsam.splits import SplitError
 
 TWO = ["svm-tanimoto", "svm-rbf"]
 
@@ -268,6 +269,11 @@ def test_a_csv_that_is_not_ours_is_refused(tmp_path):
     path.write_text(",".join(Row._fields) + "\na,b,c,0,rf,rmse,1,2,3\n")
     with pytest.raises(CompareError, match=r"b\.csv: row 1 cannot be read"):
         comparison.read_rows(path)
+
+
+def test_splits_without_test_rows_are_refused():
+    with pytest.raises(SplitError, match="no test rows to compare models on"):
+        compared(fractions=(0.9, 0.1, 0))
 
 
 def test_runs_that_do_not_fit_are_refused_or_passed_over(run, tmp_path):

@@ -134,6 +134,30 @@ def test_a_split_is_complete_and_reproducible_or_advises(name, n, seed, fraction
     assert split == splits.make(name, **arguments)
 
 
+@RELAXED
+@given(
+    name=st.sampled_from(sorted(set(splits.SPLITS) - {"column", "paper"})),
+    n=st.integers(2, 80),
+    seed=SEEDS,
+    train=st.sampled_from([0.9, 0.8, 0.5]),
+    kinds=st.integers(1, 40),
+)
+def test_a_model_judged_elsewhere_spares_no_molecules_to_test(name, n, seed, train, kinds):
+    generator = np.random.default_rng(seed)
+    scaffolds = [f"ring {i}" for i in generator.integers(0, kinds, n)]
+    arguments = {"n": n, "y": generator.normal(size=n), "scaffolds": scaffolds, "seed": seed}
+    try:
+        split = splits.make(name, **arguments, fractions=(train, 1 - train, 0))
+    except SplitError:
+        assert "scaffold" in name
+        return
+    assert len(split.test) == 0
+    assert everything(split) == list(range(n))
+    assert splits.from_json(split.to_dict()) == split
+    if "scaffold" not in name:
+        assert len(split.valid) == max(1, round(n * (1 - train)))
+
+
 @pytest.mark.parametrize("name", ["random", "paper", "stratified", "balanced_scaffold"])
 def test_another_seed_is_another_split(name):
     arguments = {"n": 60, "y": np.arange(60.0), "scaffolds": [str(i // 2) for i in range(60)]}
@@ -169,7 +193,8 @@ def test_make_keeps_each_functions_defaults():
         ({"name": "stratified", "n": 9}, "'stratified' needs y"),
         ({"name": "column", "n": 9}, "'column' needs column"),
         ({"name": "stratified", "n": 9, "y": np.zeros(8)}, "y has 8 entries for 9 molecules"),
-        ({"name": "random", "n": 9, "fractions": (0.8, 0.2, 0.0)}, "above 0"),
+        ({"name": "random", "n": 9, "fractions": (0.8, 0.0, 0.2)}, "above 0 but for the last"),
+        ({"name": "random", "n": 9, "fractions": (0.9, 0.2, -0.1)}, "above 0 but for the last"),
         ({"name": "random", "n": 9, "fractions": (0.8, 0.1, 0.2)}, "sum to 1"),
         ({"name": "random", "n": 2}, "2 molecules leave none to train"),
         ({"name": "paper", "n": 2}, "2 molecules leave none to train"),

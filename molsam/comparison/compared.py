@@ -49,6 +49,9 @@ class Comparison:
         choices = recipe.data
         parts: dict[str, Any] = {"featurizer": None, "descriptors": True, "fingerprints": True}
         rows = preparation.read_rows(table, choices, **parts, **how)
+        splits = {seed: preparation.split_rows(rows, choices, seed) for seed in seeds}
+        for split in splits.values():
+            preparation.refuse_untested(rows.table, split)
         return cls(
             name=Path(table.source).name,
             protocol=protocol(choices),
@@ -56,7 +59,7 @@ class Comparison:
             digest=table.digest(),
             rows=rows.table.rows - 1,
             problem=Problem.of(rows.table, rows.read, choices.salts, choices.charges),
-            splits={seed: preparation.split_rows(rows, choices, seed) for seed in seeds},
+            splits=splits,
         )
 
     def parts(self, seed: int) -> dict[str, list[int]]:

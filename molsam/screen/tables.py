@@ -99,12 +99,12 @@ def say_scores(done: list[Run]) -> None:
         out.print(f"mean ± standard deviation over {len(done)} runs, seeds {seeds}")
     if any(run.recipe.training.gaussian_process and run.process is None for run in done):
         out.print(f"no Gaussian process: it serves up to {MOST_ROWS:,} training molecules")
-    excluded = sorted(
-        {task for metric in scores[0]["test"].values() for task in metric["excluded"]}
-    )
+    part = "test" if "test" in scores[0] else "validation"
+    judged = scores[0][parts[part]]
+    excluded = sorted({task for metric in judged.values() for task in metric["excluded"]})
     if excluded:
         names = escape(", ".join(excluded))
-        out.print(f"left out of some scores: {names} (too few test labels, or one class only)")
+        out.print(f"left out of some scores: {names} (too few {part} labels, or one class only)")
 
 
 def score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
