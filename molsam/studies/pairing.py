@@ -135,5 +135,6 @@ def draw_gains(rows: Rows, reference: str, path: Path) -> None:
         panel.set_yticks(range(len(variants)), labels)
         title = METRICS[metric_of(rows, task)].title
         panel.set(title=task, xlabel=f"ahead of {reference}, {title}")
+        panel.locator_params(axis="x", nbins=4)  # more labels than these run into each other
         panel.set_ylim(-0.5, len(variants) - 0.5)  # the same rows in every panel, be they empty
     save_figure(figure, path)
