@@ -6,7 +6,8 @@
 Vocabulary: a `Recipe` pairs a model (`CoMPT`, `GraphTransformer`) with an optimizer (`GraphSAM`,
 `SAM`) and says how to train; `fit(recipe, data)` trains it on a `MoleculeTable` and leaves a `Run`;
 `load(folder)` opens a run; `run.predict(smiles)` gives one row per molecule; `tune(recipe, data)`
-searches the fields of a recipe. Letters are fixed: N molecules, B batch, V atoms, E bonds, T tasks,
+searches the fields of a recipe; `MolSAMRegressor` and `MolSAMClassifier` are recipes for
+scikit-learn. Letters are fixed: N molecules, B batch, V atoms, E bonds, T tasks,
 D width, H heads, L layers; w weights, g gradient, eps perturbation, rho radius, beta smoothing,
 gamma decay.
 
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .batches import Batch, PackedMolecules
     from .datasets import MoleculeTable, read_table
+    from .estimators import MolSAMClassifier, MolSAMFeaturizer, MolSAMRegressor
     from .models import CoMPT, GraphTransformer
     from .molecules import InvalidMolecule
     from .optim import SAM, GraphSAM
@@ -39,6 +41,9 @@ _HOME = {
     "GraphSAM": "optim",
     "GraphTransformer": "models",
     "InvalidMolecule": "molecules",
+    "MolSAMClassifier": "estimators",
+    "MolSAMFeaturizer": "estimators",
+    "MolSAMRegressor": "estimators",
     "MoleculeTable": "datasets",
     "PackedMolecules": "batches",
     "Recipe": "recipes",
@@ -57,6 +62,9 @@ __all__ = [
     "GraphSAM",
     "GraphTransformer",
     "InvalidMolecule",
+    "MolSAMClassifier",
+    "MolSAMFeaturizer",
+    "MolSAMRegressor",
     "MoleculeTable",
     "PackedMolecules",
     "Recipe",

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from . import molecules, reading
-from .batches import PackedMolecules, evaluation_batches
+from .batches import Batch, PackedMolecules, evaluation_batches
 from .environment import autocast
-from .models import MODELS
+from .models import MODELS, MoleculeModel
 from .recipes import DataConfig, Recipe
 from .records import RunInfo, Scalers
 from .scaling import VIEWS
@@ -58,7 +58,7 @@ def output_size(info: RunInfo) -> int:
     return len(info.tasks) * max(1, len(info.classes))
 
 
-def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
+def build_model(recipe: Recipe, info: RunInfo) -> MoleculeModel:
     """The recipe's model with fresh weights from torch's random state."""
     kind = molecules.FEATURIZERS[recipe.data.featurizer]
     config = recipe.model.model_dump(exclude={"name"})
@@ -70,11 +70,22 @@ def build_model(recipe: Recipe, info: RunInfo) -> nn.Module:
     return model(*sizes, descriptor_size=joined, fingerprint_size=counts, **config)
 
 
-@torch.inference_mode()
 def infer(
     model: nn.Module, packed: PackedMolecules, recipe: Recipe, index: np.ndarray | None = None
 ) -> Tensor:
     """(N, O) float32 outputs in model space, on the CPU, for the molecules `index`, else all."""
+    return by_batches(model, model, packed, recipe, index)
+
+
+@torch.inference_mode()
+def by_batches(
+    model: nn.Module,
+    compute: Callable[[Batch], Tensor],
+    packed: PackedMolecules,
+    recipe: Recipe,
+    index: np.ndarray | None = None,
+) -> Tensor:
+    """What `compute`, a part of `model`, makes of the molecules: (N, ...) float32, on the CPU."""
     device = next(model.parameters()).device
     packed, training = packed.to(device), recipe.training
     index = np.arange(len(packed)) if index is None else index
@@ -83,7 +94,7 @@ def infer(
     batches = evaluation_batches(sizes, 4 * training.batch_size, max_pairs=training.max_pairs)
     model.eval()
     with autocast(device, training.precision):
-        parts = [model(packed.batch(index[chosen])) for chosen in batches]
+        parts = [compute(packed.batch(index[chosen])) for chosen in batches]
     outputs = torch.cat(parts).float().cpu()
     return outputs[np.argsort(np.concatenate(batches))]
 

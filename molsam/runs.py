@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from . import metrics, reading
 from .batches import PackedMolecules
@@ -36,7 +35,16 @@ from .datasets import Chunk, MoleculeTable, is_table, iter_chunks
 from .environment import pick_device
 from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
 from .gaussian_process import GaussianProcess, Inputs
-from .inference import begin_reading, build_model, describe, infer, read_molecules, to_user
+from .inference import (
+    begin_reading,
+    build_model,
+    by_batches,
+    describe,
+    infer,
+    read_molecules,
+    to_user,
+)
+from .models import MoleculeModel
 from .recipes import Recipe
 from .records import RunInfo, Scalers
 
@@ -97,7 +105,7 @@ class Run:
         seal(self.folder, [*RECORDS, *_learnt(self.folder)])
 
     @cached_property
-    def models(self) -> list[nn.Module]:
+    def models(self) -> list[MoleculeModel]:
         """The ensemble, in evaluation mode on `device`."""
         if not self.members:
             raise RunError(f"{self.folder} has no trained model yet; go on with --resume")
@@ -109,7 +117,7 @@ class Run:
         path = self.folder / PROCESS
         return GaussianProcess.load(path) if path.is_file() else None
 
-    def _load_model(self, path: Path) -> nn.Module:
+    def _load_model(self, path: Path) -> MoleculeModel:
         with torch.random.fork_rng([]):  # the fresh weights are drawn only to be replaced
             model = build_model(self.recipe, self.info)
         try:
@@ -214,14 +222,19 @@ class Run:
     def _predict(
         self, packed: PackedMolecules, raw: np.ndarray | None, counts: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        joined = counts if self.recipe.data.fingerprints else None
-        each = self.predict_each(describe(packed, raw, self.scalers, joined))
+        each = self.predict_each(self._described(packed, raw, counts))
         mean = each.mean(axis=0)
         if self.process is not None:
             assert raw is not None
             assert counts is not None
             mean = self.process.mixed(mean, Inputs(counts, raw))
         return mean, each.std(axis=0)
+
+    def _described(
+        self, packed: PackedMolecules, raw: np.ndarray | None, counts: np.ndarray | None
+    ) -> PackedMolecules:
+        joined = counts if self.recipe.data.fingerprints else None
+        return describe(packed, raw, self.scalers, joined)
 
     def predict_each(self, packed: PackedMolecules, index: np.ndarray | None = None) -> np.ndarray:
         """What every model, M of them, predicts of the molecules `index`, else of all.
@@ -234,14 +247,34 @@ class Run:
     def evaluate(self, table: MoleculeTable, *, processes: int | None = None) -> dict[str, Any]:
         """Every metric on a table of measured molecules; unreadable rows are counted."""
         table = table.with_classes(self.info.classes) if self.info.classes else table
-        read = self._begin_reading(table.smiles, processes=processes)()
+        read = self.read(table.smiles, processes=processes)
         if read.packed is None:
             raise RunError(f"none of the {len(table)} molecules of {table.source} can be read")
-        mean, _ = self._predict_read(read)
+        mean, _ = self.predict_read(read)
         found = metrics.score_all(self.info.kind, table.y[read.index], mean, self.info.tasks)
         return {"molecules": len(read.index), "unreadable": len(read.errors), "scores": found}
 
-    def _predict_read(self, read: reading.Reading) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, smiles: Iterable[str], **how: Any) -> reading.Reading:
+        """All that the models, and the process if there is one, read of molecules.
+
+        `how` goes to `reading.begin`. A reading serves `predict_read` and `embed` both.
+        """
+        return self._begin_reading(smiles, **how)()
+
+    def embed(self, read: reading.Reading) -> np.ndarray:
+        """(N, M W) float32: what each of M models has learnt to read of a molecule.
+
+        W values a model, the readout's and behind them those of the embedded fingerprints, where
+        the recipe has them: what the head reads, but for the descriptors.
+        """
+        if read.packed is None:
+            raise RunError("no molecule could be read")
+        packed = self._described(read.packed, read.descriptors, read.fingerprints)
+        parts = (by_batches(m, m.learnt, packed, self.recipe).numpy() for m in self.models)
+        return np.hstack(list(parts))
+
+    def predict_read(self, read: reading.Reading) -> tuple[np.ndarray, np.ndarray]:
+        """`predict_mols` of the molecules that could be read."""
         if read.packed is None:
             return self._nothing()
         return self._predict(read.packed, read.descriptors, read.fingerprints)
@@ -253,7 +286,7 @@ class Run:
         count = len(table.frame)
         read = read or read_molecules([], self.recipe.data)
         ours: dict[str, np.ndarray] = {}
-        for name, column in self._columns(*self._predict_read(read)).items():
+        for name, column in self._columns(*self.predict_read(read)).items():
             full = np.full(count, None if column.dtype == object else np.nan, column.dtype)
             full[read.index] = column
             ours[name] = full

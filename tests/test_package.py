@@ -173,6 +173,8 @@ def test_commands_in_a_document_exist(words):
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         for target in arguments:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file()
     else:
         assert program == "pip"
 

@@ -109,6 +109,12 @@ class MoleculeModel(nn.Module):
         batch = self._read(batch)
         return self.join(self._vectors(batch), batch)
 
+    def learnt(self, batch: Molecules) -> Tensor:
+        """`embed` without the descriptors, (B, embed_size - descriptor_size)."""
+        size = self.config.width
+        vectors = self.embed(batch)
+        return torch.cat([vectors[:, :size], vectors[:, size + self.descriptor_size :]], dim=1)
+
     def join(self, vectors: Tensor, batch: Batch) -> Tensor:
         """What the readout gave (B, D), and beside it all else that is known (B, embed_size)."""
         descriptors, counts = batch.descriptors.to(vectors.dtype).split(
