@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from ..screen import err
 from .comparing import compare
+from .explaining import explain
 from .listing import cache_app, data_app, recipes_app
 from .measuring import bench_app, study
 from .predicting import evaluate, predict
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, tune, predict, evaluate, compare, study):
+for command in (train, tune, predict, evaluate, explain, compare, study):
     app.command()(command)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")

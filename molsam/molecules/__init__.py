@@ -2,7 +2,7 @@
 
 `parse` makes a molecule of a SMILES, the same for every spelling, or says why it cannot;
 `featurize` makes arrays of a molecule, `to_dgl` a DGLGraph; `descriptors`, `morgan_counts` and
-`scaffold` describe it as a whole.
+`scaffold` describe it as a whole; `draw_weights` draws it.
 """
 
 from molsam.molecules.featurizers import (
@@ -26,13 +26,16 @@ from molsam.molecules.parsing import (
     parse,
     parse_many,
     random_spellings,
+    written_order,
 )
 from molsam.molecules.paths import bond_ends, distances, shortest_paths
+from molsam.molecules.pictures import draw_weights
 from molsam.molecules.properties import (
     DESCRIPTORS,
     MORGAN_SIZE,
     descriptors,
     morgan_counts,
+    morgan_environments,
     scaffold,
 )
 from molsam.molecules.rows import Table
@@ -58,10 +61,12 @@ __all__ = [
     "dgl",
     "dgllife",
     "distances",
+    "draw_weights",
     "encode",
     "featurize",
     "featurizer",
     "morgan_counts",
+    "morgan_environments",
     "parse",
     "parse_many",
     "random_spellings",
@@ -69,4 +74,5 @@ __all__ = [
     "scaffold",
     "shortest_paths",
     "to_dgl",
+    "written_order",
 ]

@@ -95,6 +95,13 @@ def canonical_smiles(mol: Chem.Mol) -> str:
     return Chem.MolToSmiles(mol)
 
 
+def written_order(mol: Chem.Mol) -> list[int]:
+    """The atoms of `mol` in the order in which `canonical_smiles` writes them."""
+    mol = Chem.Mol(mol)
+    Chem.MolToSmiles(mol)
+    return list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+
+
 def random_spellings(smiles: str, count: int, seed: int = 0) -> list[str]:
     """`count` SMILES of the molecule that start at random atoms and branch at random."""
     return list(Chem.MolToRandomSmilesVect(parse(smiles), count, seed))

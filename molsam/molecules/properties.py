@@ -51,6 +51,19 @@ def morgan_counts(mol: Chem.Mol, radius: int = 2, size: int = MORGAN_SIZE) -> np
     return fingerprint.astype(np.float32)
 
 
+def morgan_environments(mol: Chem.Mol) -> list[tuple[int, np.ndarray]]:
+    """The environments that `morgan_counts` counts: the bit of each, and the atoms in it."""
+    found = rdFingerprintGenerator.AdditionalOutput()
+    found.AllocateBitInfoMap()
+    _morgan_generator(2, MORGAN_SIZE).GetCountFingerprint(mol, additionalOutput=found)
+    distance = Chem.GetDistanceMatrix(mol)
+    return [
+        (bit, np.flatnonzero(distance[center] <= radius))
+        for bit, places in found.GetBitInfoMap().items()
+        for center, radius in places
+    ]
+
+
 def scaffold(mol: Chem.Mol) -> str:
     """SMILES of the Bemis-Murcko scaffold, without stereochemistry; empty for an acyclic molecule.
 
