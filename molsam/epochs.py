@@ -298,7 +298,7 @@ class Trainer:
         if (member.epoch + 1) % every:
             return {"train_loss": math.nan, "sharpness": math.nan}
         member.model.eval()
-        terms = self._loss_terms(member.model)
+        terms = self.loss_terms(member.model)
         with torch.no_grad():
             loss = sum(float(term()) for term in terms)
         generator = torch.Generator(self.run.device).manual_seed(0)
@@ -306,8 +306,8 @@ class Trainer:
         top = landscape.top_eigenvalue(terms, parameters, generator=generator)
         return {"train_loss": loss, "sharpness": top}
 
-    def _loss_terms(self, model: nn.Module) -> list[Callable[[], Tensor]]:
-        """Parts of the mean loss over up to SHARPNESS_ROWS training rows."""
+    def loss_terms(self, model: nn.Module) -> list[Callable[[], Tensor]]:
+        """Parts of the mean loss of `model` over up to SHARPNESS_ROWS training rows."""
         step = -(-len(self.split.train) // SHARPNESS_ROWS)
         rows = self.split.train[::step]
         known = int((~torch.isnan(self.packed.y[rows])).sum())

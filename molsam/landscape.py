@@ -1,4 +1,4 @@
-"""Sharpness of a loss at the weights as they are: the top eigenvalue of its Hessian."""
+"""A loss at the weights and around them: eigenvalue and trace of its Hessian, values."""
 
 from __future__ import annotations
 
@@ -39,6 +39,73 @@ def top_eigenvalue(
     if largest >= 0:
         return largest
     return largest + _iterate(terms, parameters, v, largest, tolerance, iterations)
+
+
+def trace(
+    terms: Terms, parameters: Sequence[Tensor], *, generator: torch.Generator, samples: int = 16
+) -> tuple[float, float]:
+    """The trace of the Hessian H of the sum of `terms`, and its standard error.
+
+        tr H = E[v^T H v],    v_i = +-1 with equal chances
+
+    over `samples` draws of v (Hutchinson, Commun. Stat. 18, 1989, 1059). Arguments as in
+    `top_eigenvalue`.
+    """
+    found = []
+    for _ in range(samples):
+        v = [
+            torch.empty_like(p, requires_grad=False).bernoulli_(0.5, generator=generator) * 2 - 1
+            for p in parameters
+        ]
+        found.append(_dot(v, hessian_product(terms, parameters, v)))
+    spread = torch.tensor(found, dtype=torch.float64)
+    return float(spread.mean()), float(spread.std()) / samples**0.5
+
+
+def filter_normalized(parameters: Sequence[Tensor], *, generator: torch.Generator) -> list[Tensor]:
+    """A random direction d on the scale of the weights w, filter by filter:
+
+        d_i <- d_i ||w_i||_2 / ||d_i||_2,    d_i normal
+
+    with w_i the weights into one unit, a row of a matrix (Li et al., NeurIPS 2018, section 4). So
+    directions of models whose weights differ in scale can be compared. Vectors of parameters
+    (biases, norms) have no filters and stay as they are: d is 0 there, as in the paper.
+    """
+    direction = []
+    for w in parameters:
+        d = torch.empty_like(w, requires_grad=False).normal_(generator=generator)
+        if w.dim() < 2:
+            direction.append(torch.zeros_like(d))
+            continue
+        filters = tuple(range(1, w.dim()))
+        norm = torch.linalg.vector_norm
+        scale = norm(w.detach(), dim=filters, keepdim=True) / norm(d, dim=filters, keepdim=True)
+        direction.append(d * scale)
+    return direction
+
+
+def losses_along(
+    terms: Terms,
+    parameters: Sequence[Tensor],
+    directions: Sequence[Sequence[Tensor]],
+    places: Sequence[Sequence[float]],
+) -> list[float]:
+    """L(w + sum_k a_k d_k) for each place (a_1, ..., a_K); the weights are w again at the end.
+
+    directions -> K, each with a tensor a parameter; terms -> as in `top_eigenvalue`.
+    """
+    weights = [p.detach().clone() for p in parameters]
+    found = []
+    with torch.no_grad():
+        try:
+            for place in places:
+                for at, (p, w) in enumerate(zip(parameters, weights, strict=True)):
+                    p.copy_(w + sum(a * d[at] for a, d in zip(place, directions, strict=True)))
+                found.append(sum(float(term()) for term in terms))
+        finally:
+            for p, w in zip(parameters, weights, strict=True):
+                p.copy_(w)
+    return found
 
 
 def _iterate(

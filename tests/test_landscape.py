@@ -1,4 +1,4 @@
-"""molsam.landscape: the power iteration against exact Hessians."""
+"""molsam.landscape: against exact Hessians and exact parabolas."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from molsam import fit
-from molsam.landscape import hessian_product, top_eigenvalue
+from molsam.landscape import (
+    filter_normalized,
+    hessian_product,
+    losses_along,
+    top_eigenvalue,
+    trace,
+)
 
 
 def quadratic(eigenvalues):
@@ -97,3 +103,70 @@ def test_a_run_writes_its_sharpness_and_trains_as_without(model, tmp_path):
     assert (history.sharpness.dropna() > 0).all()
     assert (history.train_loss.dropna() > 0).all()
     assert tiny.same_weights(plain, looked)
+
+
+# Trace
+
+
+def test_the_trace_is_that_of_the_exact_hessian():
+    net, terms = network()
+    exact = float(exact_hessian(net, terms).trace())
+    found, error = trace(
+        terms, list(net.parameters()), generator=torch.Generator().manual_seed(2), samples=400
+    )
+    assert found == pytest.approx(exact, abs=4 * error)
+    assert 0 < error < 0.1 * abs(exact)
+
+
+def test_a_diagonal_hessian_has_its_trace_from_any_one_draw():
+    w = nn.Parameter(torch.randn(5, dtype=torch.float64))
+    curvature = torch.tensor([1.0, 2.0, -3.0, 0.0, 5.0], dtype=torch.float64)
+    found, error = trace(
+        [lambda: (curvature * w * w).sum() / 2], [w], generator=torch.Generator(), samples=2
+    )
+    assert (found, error) == pytest.approx((5.0, 0.0), abs=1e-12)
+
+
+# Around the weights
+
+
+def test_filters_of_a_direction_are_as_long_as_those_of_the_weights():
+    parameters = list(nn.Sequential(nn.Linear(7, 3), nn.LayerNorm(3), nn.Linear(3, 2)).parameters())
+    parameters[0].data[1] *= 100
+    direction = filter_normalized(parameters, generator=torch.Generator().manual_seed(0))
+    for w, d in zip(parameters, direction, strict=True):
+        if w.dim() == 1:
+            assert not d.any()
+        else:
+            torch.testing.assert_close(d.norm(dim=1), w.detach().norm(dim=1))
+    again = filter_normalized(parameters, generator=torch.Generator().manual_seed(0))
+    other = filter_normalized(parameters, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(direction[0], again[0])
+    assert not torch.equal(direction[0], other[0])
+
+
+def test_losses_along_a_parabola_are_those_of_its_formula():
+    w, loss = quadratic([3.0, 1.0, 0.5])
+    before = w.detach().clone()
+    d, e = torch.randn(2, 3, dtype=torch.float64)
+    places = [(0.0, 0.0), (0.5, 0.0), (-1.0, 2.0)]
+    found = losses_along([lambda: loss() / 2, lambda: loss() / 2], [w], [[d], [e]], places)
+    assert torch.equal(w, before)
+    for value, (a, b) in zip(found, places, strict=True):
+        with torch.no_grad():
+            w.copy_(before + a * d + b * e)
+        assert value == pytest.approx(float(loss().detach()))
+
+
+def test_the_weights_come_back_when_a_loss_fails():
+    w, loss = quadratic([3.0, 1.0])
+    before = w.detach().clone()
+
+    def failing():
+        if not torch.equal(w, before):
+            raise MemoryError
+        return loss()
+
+    with pytest.raises(MemoryError):
+        losses_along([failing], [w], [[torch.ones(2, dtype=torch.float64)]], [(0,), (1,), (2,)])
+    assert torch.equal(w, before)
