@@ -22,7 +22,8 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict --quiet
 
-# The tables of docs/results.md, docs/studies.md and the evidence in recipes/, from their CSV.
+# The tables of docs/results.md, docs/studies.md and the evidence in recipes/, from their CSV, and
+# the reference of the commands, from the commands.
 results: $(VENV)/.dev
 	PYTHONPATH=docs $(BIN)/python -m pages
 

@@ -7,7 +7,7 @@ import pytest
 
 from molsam.comparison import Row, read_rows
 from molsam.studies import write_rows
-from pages import results, studies
+from pages import commands, results, studies
 
 RECIPES = sorted(results.RECIPES.glob("*.toml"))
 PROTOCOL = results.PAPER_PROTOCOL
@@ -33,6 +33,13 @@ OTHER = [row("molsam", 0, 0.1)._replace(model="molsam 00000000")]
 def test_the_page_is_that_of_the_evidence(rows):
     text = results.PAGE.read_text(encoding="utf-8")
     assert results.page(rows, text) == text, "make results"
+
+
+def test_the_reference_is_that_of_the_commands():
+    text = commands.PAGE.read_text(encoding="utf-8")
+    assert commands.page() == text, "make results"
+    for command in ("molsam train", "molsam recipes show", "molsam cache", "molsam bench train"):
+        assert f"\n## `{command}`\n" in text
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

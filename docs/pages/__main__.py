@@ -1,6 +1,7 @@
 """`make results`."""
 
-from . import results, studies
+from . import commands, results, studies
 
+commands.main()
 results.main()
 studies.main()
