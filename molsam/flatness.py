@@ -135,10 +135,12 @@ def draw(found: Sequence[Surroundings]) -> Figure:
 
     Contours stand at the same losses in all panels, every second one twice as high.
     """
+    from matplotlib.colors import LogNorm
+
     figure, panels = new_figure(-(-(len(found) + 1) // 4), min(4, len(found) + 1))
     line, *planes = panels
-    low = min(each.plane["loss"].min() for each in found)
-    levels = max(low, 1e-12) * 2.0 ** (np.arange(1, 50) / 2)
+    losses = np.concatenate([each.plane["loss"] for each in found])
+    levels = steps(max(losses.min(), 1e-12), losses.max())
     for each in found:
         ahead = each.plane[each.plane["b"] == 0]
         line.plot(ahead["a"], ahead["loss"], label=each.name)
@@ -147,10 +149,17 @@ def draw(found: Sequence[Surroundings]) -> Figure:
     line.legend(frameon=False, fontsize=8)
     for panel, each in zip(planes, found, strict=False):
         grid = each.plane.pivot(index="b", columns="a", values="loss")
-        lines = panel.contour(grid.columns, grid.index, grid.to_numpy(), levels=levels)
+        shown = {"levels": levels, "norm": LogNorm(levels[0], levels[-1])}
+        lines = panel.contour(grid.columns, grid.index, grid.to_numpy(), **shown)
         panel.clabel(lines, fontsize=7, fmt="%.2g")
         panel.plot(0, 0, "+", color=GREY)
         panel.set(xlabel="a", ylabel="b", aspect="equal", title=each.name)
     for panel in planes[len(found) :]:
         panel.axis("off")
     return figure
+
+
+def steps(low: float, high: float) -> np.ndarray:
+    """Two at least, each sqrt(2) times the last, from above `low` up to `high` or beyond."""
+    count = max(2, int(np.floor(2 * np.log2(high / low))))
+    return low * 2.0 ** (np.arange(1, count + 1) / 2)

@@ -42,7 +42,7 @@ def top_eigenvalue(
 
 
 def trace(
-    terms: Terms, parameters: Sequence[Tensor], *, generator: torch.Generator, samples: int = 16
+    terms: Terms, parameters: Sequence[Tensor], *, generator: torch.Generator, samples: int = 32
 ) -> tuple[float, float]:
     """The trace of the Hessian H of the sum of `terms`, and its standard error.
 
