@@ -198,6 +198,16 @@ def test_the_smallest_molecules_have_weights_too(runs, method, smiles):
     assert np.isfinite(found.weights).all()
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@METHOD
+@pytest.mark.parametrize("name", ["joined", "process", "gru", "classes"])
+def test_a_gpu_explains_as_the_cpu_does(runs, name, method):
+    there = explain(Run.load(runs[name].folder, device="cuda"), ASPIRIN, method=method)
+    here = explain(Run.load(runs[name].folder, device="cpu"), ASPIRIN, method=method)
+    np.testing.assert_allclose(there.weights, here.weights, atol=1e-3)
+
+
 # Pictures, tables, the command
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import shell
 import tiny
+import torch
 
 from molsam import Run, fit, load, read_table
 from molsam.files import RunError
@@ -47,6 +48,17 @@ def test_the_middle_is_the_run_itself(runs):
     pd.testing.assert_frame_equal(again.plane, found.plane)
     other = survey(load(run.folder), table, points=3, seed=1)
     assert not np.allclose(other.plane["loss"], found.plane["loss"])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_finds_what_the_cpu_does_at_the_weights(runs):
+    table = read_table(runs[0].info.source, targets=["pIC50"])
+    there, here = (
+        survey(load(runs[0].folder, device=device), table, points=3) for device in ("cuda", "cpu")
+    )
+    assert there.loss == pytest.approx(here.loss, rel=1e-3)
+    assert there.top_eigenvalue == pytest.approx(here.top_eigenvalue, rel=1e-2)
 
 
 def test_the_command_leaves_tables_and_a_picture(runs, tmp_path):
