@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .models import CoMPT, GraphTransformer
     from .molecules import InvalidMolecule
     from .optim import SAM, GraphSAM
+    from .predictor import Predictor
     from .recipes import Recipe
     from .runs import Run
     from .training import fit, fit_repeats
@@ -46,6 +47,7 @@ _HOME = {
     "MolSAMRegressor": "estimators",
     "MoleculeTable": "datasets",
     "PackedMolecules": "batches",
+    "Predictor": "predictor",
     "Recipe": "recipes",
     "Run": "runs",
     "SAM": "optim",
@@ -67,6 +69,7 @@ __all__ = [
     "MolSAMRegressor",
     "MoleculeTable",
     "PackedMolecules",
+    "Predictor",
     "Recipe",
     "Run",
     "fit",

@@ -24,14 +24,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 
 from . import metrics, reading
 from .batches import PackedMolecules
-from .datasets import Chunk, MoleculeTable, is_table, iter_chunks
+from .datasets import Chunk, MoleculeTable, frame_chunks, is_table, iter_chunks
 from .environment import pick_device
 from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
 from .gaussian_process import GaussianProcess, Inputs
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rdkit.Chem import Mol
 
-Molecules = Iterable[str] | str | Path
+Molecules: TypeAlias = "Iterable[str] | pd.DataFrame | str | Path"
 CHUNK = 4096
 RECORDS = ("run.json", "recipe.toml", "split.json", "scalers.json", "scores.json")
 WEIGHTS = "weights.safetensors"
@@ -141,11 +141,15 @@ class Run:
         return [_with_unit(task, unit) for task, unit in zip(self.info.tasks, units, strict=True)]
 
     def predict(self, molecules: Molecules, **how: Any) -> pd.DataFrame:
-        """Predictions in the user's units: one row per input, in order; see `predict_chunks`."""
+        """Predictions in the user's units: one row per input, in order; see `predict_chunks`.
+
+        Those of a data frame have its index.
+        """
         import pandas as pd
 
         frames = list(self.predict_chunks(molecules, **how))
-        return pd.concat(frames, ignore_index=True) if frames else self._predicted(_column([]))
+        found = pd.concat(frames, ignore_index=True) if frames else self._predicted(_column([]))
+        return found.set_axis(molecules.index) if isinstance(molecules, pd.DataFrame) else found
 
     def predict_chunks(
         self,
@@ -160,17 +164,17 @@ class Run:
 
         While the model works on one chunk, processes read the molecules of the next.
 
-        molecules -> SMILES in anything that can be iterated over, a stream too; or a file, as
-        `datasets.iter_chunks` reads it, whose column of SMILES may be named by `smiles`.
+        molecules -> SMILES in anything that can be iterated over, a stream too; or a data frame, or
+        a file as `datasets.iter_chunks` reads it, whose column of SMILES may be named by `smiles`.
         chunk -> 4,096 if not given. Molecules of a chunk share batches, so that another one may
         change a prediction by a millionth of its scale.
         processes -> how many read molecules; if not given, one a core where there is enough to do.
         progress -> called with the molecules read so far, and in all where that is known.
 
-        Columns: those of the file, else `smiles`; one per task (value, probability or class, see
-        `columns`); with several classes `<task> p(<class>)`; with an ensemble `<column> std`;
-        `error`, which says why a row has no prediction and is empty elsewhere. A name that a
-        file has already gets `predicted ` before it.
+        Columns: those of the file or frame, else `smiles`; one per task (value, probability or
+        class, see `columns`); with several classes `<task> p(<class>)`; with an ensemble
+        `<column> std`; `error`, which says why a row has no prediction and is empty elsewhere. A
+        name that a file has already gets `predicted ` before it.
         """
         tables = _tables(molecules, smiles, chunk or CHUNK)
         begun = self._begin(tables, _known_length(molecules), processes, progress)
@@ -341,7 +345,11 @@ def _shifted(
 
 
 def _tables(molecules: Molecules, smiles: str | None, chunk: int) -> Iterator[Chunk]:
-    """The rows of a file, or a column of SMILES, `chunk` at a time."""
+    """The rows of a file or a data frame, or a column of SMILES, `chunk` at a time."""
+    import pandas as pd
+
+    if isinstance(molecules, pd.DataFrame):
+        return frame_chunks(molecules, smiles=smiles, chunk=chunk)
     if isinstance(molecules, Path) or (isinstance(molecules, str) and is_table(molecules)):
         return iter_chunks(molecules, smiles=smiles, chunk=chunk)
     if isinstance(molecules, str):

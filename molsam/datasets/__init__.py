@@ -6,7 +6,7 @@ streams a file of any size with all its columns; `check` looks a table over.
 
 from molsam.datasets.checks import CheckReport, Labels, check
 from molsam.datasets.downloads import download
-from molsam.datasets.files import Chunk, DataError, is_table, iter_chunks, read_frame
+from molsam.datasets.files import Chunk, DataError, frame_chunks, is_table, iter_chunks, read_frame
 from molsam.datasets.loading import cache_folder, fetch, find, load
 from molsam.datasets.tables import (
     Columns,
@@ -34,6 +34,7 @@ __all__ = [
     "download",
     "fetch",
     "find",
+    "frame_chunks",
     "guess_columns",
     "is_table",
     "iter_chunks",

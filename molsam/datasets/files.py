@@ -93,6 +93,17 @@ def read_frame(path: str | Path, *, smiles: str | None = None) -> Chunk:
     return Chunk(pd.concat([chunk.frame for chunk in chunks]), chunks[0].smiles)
 
 
+def frame_chunks(frame: pd.DataFrame, *, smiles: str | None, chunk: int) -> Iterator[Chunk]:
+    """The rows of a data frame, `chunk` at a time, whatever its index; columns as in a file."""
+    names = [name for name in frame.columns if isinstance(name, str)]
+    column = smiles_column(names, smiles, "the data frame")
+    frame = frame.set_axis(range(1, len(frame) + 1))
+    return (
+        Chunk(frame.iloc[start : start + chunk], column)
+        for start in range(0, max(1, len(frame)), chunk)
+    )
+
+
 def smiles_column(columns: Iterable[str], name: str | None, source: str) -> str:
     """`name` if it is among `columns`; without a name the first that is usual for SMILES.
 
