@@ -94,9 +94,9 @@ def test_a_target_of_the_recipe_that_the_file_lacks(mine, tmp_path):
 
 
 def test_a_split_that_leaves_a_part_empty(mine, tmp_path):
-    (tmp_path / "s.json").write_text('{"train": [0, 1], "valid": [2], "test": []}')
+    (tmp_path / "s.json").write_text('{"train": [0, 1], "valid": [], "test": [2]}')
     result = train("--data", mine, "--target", "pIC50", "--split", tmp_path / "s.json")
-    assert_refused(result, "leaves a part empty (train 2, valid 1, test 0)")
+    assert_refused(result, "leaves a part empty (train 2, valid 0, test 1)")
 
 
 def test_a_folder_that_holds_something(mine, tmp_path):

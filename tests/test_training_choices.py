@@ -327,7 +327,7 @@ def test_the_split_of_a_run_gives_the_same_split_to_another(tmp_path):
         ("[1, 2]", "no lists under"),
         ('{"train": [0], "test": [1]}', "without 'valid'"),
         ('{"train": [0], "valid": [1], "test": [1]}', "twice"),
-        ('{"train": [0], "valid": [1], "test": []}', "empty"),
+        ('{"train": [0], "valid": [], "test": [1]}', "empty"),
         (None, "there is no split file"),
     ],
 )
