@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,3 +86,11 @@ def landscape(monkeypatch: pytest.MonkeyPatch) -> None:
         return lr**2 + (0.0, 0.1, 0.05)[repeat]
 
     monkeypatch.setattr(Objective, "score", score)
+
+
+@pytest.fixture
+def sigterm() -> Iterator[None]:
+    """What SIGTERM does is the same afterwards: Ray leaves a handler of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)

@@ -76,6 +76,7 @@ def test_what_is_sent_is_a_path(run, tmp_path, monkeypatch, expected):
     np.testing.assert_array_equal(pickle.loads(sent)(FRAME)["activity"], expected["activity"])
 
 
+@pytest.mark.usefixtures("sigterm")
 def test_ray_maps_it_over_a_data_set(run, expected, monkeypatch):
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
