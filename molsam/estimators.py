@@ -23,8 +23,8 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from . import molecules
 from .datasets import Kind, MoleculeTable
+from .inference import read_molecules
 from .recipes import Recipe
 from .runs import Run
 from .training import fit
@@ -96,8 +96,8 @@ class TrainedEstimator(RunHolder):
         """Train on labels (N,) or (N, T), NaN where missing, codes of `classes` if there are."""
         recipe = self._recipe()
         table = _table(smiles_of(X), y, kind, classes)
-        choices = recipe.data
-        read = molecules.parse_many(table.smiles, salts=choices.salts, charges=choices.charges)
+        asked = recipe.data.asked(recipe.training.gaussian_process)
+        read = read_molecules(table.smiles, recipe.data, keep=True, **asked)  # `fit` finds it kept
         if read.errors:
             raise read.errors[0]
         self._flat = y.ndim == 1

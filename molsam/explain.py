@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import molecules, reading
 from .batches import PackedMolecules
-from .files import write_atomic
+from .files import write_atomic, write_csv
 from .gaussian_process import Inputs
 from .inference import describe
 from .runs import Run
@@ -79,8 +79,7 @@ class Explanation:
         elif path.suffix == ".png":
             write_atomic(path, self.png())
         elif path.suffix == ".csv":
-            text = self.table().to_csv(index=False, lineterminator="\n", float_format="%.6g")
-            write_atomic(path, text.encode())
+            write_csv(path, self.table())
         else:
             raise ExplainError(f"{path}: write to a .svg, .png or .csv file")
 
@@ -134,10 +133,10 @@ class Subject:
     @cached_property
     def packed(self) -> PackedMolecules:
         """The molecule as models read it, on the device of the run."""
-        data = self.run.recipe.data
-        packed = PackedMolecules.from_mols([self.mol], data.featurizer)
-        joined = self.counts if data.fingerprints else None
-        return describe(packed, self.descriptors, self.run.scalers, joined).to(self.run.device)
+        run = self.run
+        packed = PackedMolecules.from_mols([self.mol], run.recipe.data.featurizer)
+        read = describe(packed, self.descriptors, self.counts, run.recipe.data, run.scalers)
+        return read.to(run.device)
 
     def read(self, counts: np.ndarray) -> tuple[Tensor, ...]:
         """Morgan counts (K, 2048) as the models read them, if they do."""

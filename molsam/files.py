@@ -9,12 +9,15 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -56,6 +59,16 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Indented JSON, atomically."""
     write_atomic(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def to_csv(frame: pd.DataFrame) -> bytes:
+    """A table without its index, numbers to six figures."""
+    return frame.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """`to_csv`, atomically."""
+    write_atomic(path, to_csv(frame))
 
 
 def save_state(path: Path, state: Any) -> None:

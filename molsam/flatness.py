@@ -14,7 +14,7 @@ import torch
 from . import landscape
 from .datasets import MoleculeTable
 from .epochs import Trainer
-from .files import RunError, read_json, write_atomic
+from .files import RunError, read_json, write_csv
 from .preparation import prepare
 from .report import GREY, new_figure, save_figure
 from .runs import Run
@@ -113,12 +113,8 @@ def save(found: Sequence[Surroundings], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     planes = pd.concat([each.plane.assign(run=each.name) for each in found])
-    for name, frame in (
-        ("sharpness", numbers(found)),
-        ("landscape", planes[["run", *PLACES, "loss"]]),
-    ):
-        text = frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
-        write_atomic(folder / f"{name}.csv", text.encode())
+    write_csv(folder / "sharpness.csv", numbers(found))
+    write_csv(folder / "landscape.csv", planes[["run", *PLACES, "loss"]])
     save_figure(draw(found), folder / "landscape.png")
 
 

@@ -38,15 +38,17 @@ def begin_reading(
 def describe(
     packed: PackedMolecules,
     raw: np.ndarray | None,
+    counts: np.ndarray | None,
+    choices: DataConfig,
     scalers: Scalers,
-    counts: np.ndarray | None = None,
 ) -> PackedMolecules:
     """The molecules with what the recipe joins to them: `raw` descriptors (N, P), scaled, and the
     logarithms of Morgan `counts` (N, 2048) behind them."""
     joined = []
     if raw is not None and scalers.descriptors is not None:
         joined.append(scalers.descriptors.transform(raw))
-    if counts is not None:
+    if choices.fingerprints:
+        assert counts is not None
         joined.append(np.log1p(counts, dtype=np.float32))
     if not joined:
         return packed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .datasets import MoleculeTable
-from .files import write_atomic
+from .files import write_atomic, write_csv
 from .runs import Run
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def write_predictions(run: Run, table: MoleculeTable, mean: np.ndarray) -> None:
         if table.classes:
             y, predicted = (class_names(z, table.classes) for z in (y, predicted.argmax(-1)))
         columns |= {f"measured {task}": y, f"predicted {column}": predicted}
-    text = pd.DataFrame(columns).to_csv(index=False, lineterminator="\n", float_format="%.6g")
-    write_atomic(run.folder / "predictions.csv", text.encode())
+    write_csv(run.folder / "predictions.csv", pd.DataFrame(columns))
 
 
 def class_names(codes: np.ndarray, classes: Sequence[str]) -> list[str]:

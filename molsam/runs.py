@@ -237,8 +237,7 @@ class Run:
     def _described(
         self, packed: PackedMolecules, raw: np.ndarray | None, counts: np.ndarray | None
     ) -> PackedMolecules:
-        joined = counts if self.recipe.data.fingerprints else None
-        return describe(packed, raw, self.scalers, joined)
+        return describe(packed, raw, counts, self.recipe.data, self.scalers)
 
     def predict_each(self, packed: PackedMolecules, index: np.ndarray | None = None) -> np.ndarray:
         """What every model, M of them, predicts of the molecules `index`, else of all.

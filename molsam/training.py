@@ -192,10 +192,8 @@ def train_members(
 def as_read(run: Run, prepared: Prepared) -> PackedMolecules:
     """The molecules as the models of `run` read them, with scaled labels."""
     labels = run.scalers.target.transform(prepared.table.y)
-    counts = prepared.fingerprints if run.recipe.data.fingerprints else None
-    return inference.describe(
-        prepared.packed.labelled(labels), prepared.descriptors, run.scalers, counts
-    )
+    packed, counts = prepared.packed.labelled(labels), prepared.fingerprints
+    return inference.describe(packed, prepared.descriptors, counts, run.recipe.data, run.scalers)
 
 
 def check_same(run: Run, recipe: Recipe, info: RunInfo) -> None:

@@ -28,7 +28,7 @@ def main() -> None:
 
 def page() -> str:
     """What each command takes."""
-    return "\n".join([HEAD, *(part for part in sections(typer.main.get_command(app), "molsam"))])
+    return "\n".join([HEAD, *sections(typer.main.get_command(app), "molsam")])
 
 
 def sections(command: Any, name: str) -> Iterator[str]:

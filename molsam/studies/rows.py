@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files import write_atomic
+from ..files import write_csv
 from ..splits import PARTS
 
 if TYPE_CHECKING:
@@ -88,6 +87,4 @@ def write_rows(rows: Rows, path: Path) -> None:
     """The rows as CSV, to six figures."""
     import pandas as pd
 
-    text = io.StringIO()
-    pd.DataFrame(rows).to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
-    write_atomic(path, text.getvalue().encode())
+    write_csv(path, pd.DataFrame(rows))

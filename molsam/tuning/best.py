@@ -1,4 +1,4 @@
-"""What a study leaves: its best trial as a recipe file with the evidence, and all its trials."""
+"""What a study leaves: its best trial as a recipe file with the evidence."""
 
 from __future__ import annotations
 
@@ -35,12 +35,6 @@ def to_toml(study: Study, command: str) -> str:
             document.add(tomlkit.nl())
             document.add(section, table)
     return tomlkit.dumps(document)
-
-
-def to_csv(study: Study) -> bytes:
-    """The table of all trials, in numbers of six figures."""
-    text = study.table().to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return text.encode()
 
 
 def _table(

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .. import epochs, preparation, reading, training
 from ..datasets import Kind, MoleculeTable
-from ..files import read_model, write_atomic, write_json
+from ..files import read_model, to_csv, write_atomic, write_json
 from ..metrics import METRICS
 from ..recipes import Recipe
 from ..spaces import Space
@@ -369,7 +369,7 @@ class Loop:
         """
         study, path = self.study, self.study.folder / TRIALS
         with claim(study.folder):
-            table = best.to_csv(study)
+            table = to_csv(study.table())
             if path.is_file() and path.read_bytes() == table:
                 return
             if study.ranking():
