@@ -96,7 +96,7 @@ class TrainedEstimator(RunHolder):
         """Train on labels (N,) or (N, T), NaN where missing, codes of `classes` if there are."""
         recipe = self._recipe()
         table = _table(smiles_of(X), y, kind, classes)
-        asked = recipe.data.asked(recipe.training.gaussian_process)
+        asked = recipe.data.asked(recipe.training.gaussian_process, nearness=True)
         read = read_molecules(table.smiles, recipe.data, keep=True, **asked)  # `fit` finds it kept
         if read.errors:
             raise read.errors[0]

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -90,6 +92,21 @@ def load_state(path: Path) -> Any:
         raise RunError(
             f"{path} is damaged or not a file of a run ({error}); copy it again, or train anew"
         ) from error
+
+
+def sparse_state(x: np.ndarray) -> dict[str, Any]:
+    """A matrix of mostly zeros for `save_state`."""
+    rows, columns = np.nonzero(x)
+    parts = {"rows": rows, "columns": columns, "values": x[rows, columns]}
+    return {name: torch.from_numpy(part) for name, part in parts.items()} | {"shape": list(x.shape)}
+
+
+def dense_array(state: Mapping[str, Any]) -> np.ndarray:
+    """The matrix of which `sparse_state` made `state`."""
+    rows, columns, values = (state[name].numpy() for name in ("rows", "columns", "values"))
+    x = np.zeros(state["shape"], dtype=values.dtype)
+    x[rows, columns] = values
+    return x
 
 
 def _fold(node: Any, tensors: dict[str, Tensor]) -> Any:

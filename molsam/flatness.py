@@ -15,8 +15,8 @@ from . import landscape
 from .datasets import MoleculeTable
 from .epochs import Trainer
 from .files import RunError, read_json, write_csv
+from .pictures import GREY, new_figure, save_figure
 from .preparation import prepare
-from .report import GREY, new_figure, save_figure
 from .runs import Run
 from .splits import PARTS
 from .training import as_read

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.linalg import solve
 
-from .files import load_state, save_state
+from .files import dense_array, load_state, save_state, sparse_state
 from .kernels import min_max_kernel, rbf_kernel, rbf_unit
 from .scaling import DescriptorScaler
 
@@ -22,6 +22,7 @@ CHOSEN_BY = 1024  # rows at most that choose noise and mix: six decompositions o
 MOST_ROWS = 8192  # then a matrix is half a gigabyte, of which there are a few
 AT_ONCE = 4096  # molecules predicted, with as many rows of both kernels
 SHARE = 0.6  # of a prediction that is made with models
+ARRAYS = ("descriptors", "alpha", "mix", "center")
 TINY = 1e-6  # the least probability of a class
 
 
@@ -121,27 +122,20 @@ class GaussianProcess:
 
     def save(self, path: Path) -> None:
         """As a safetensors file, of the counts those that are not 0."""
-        rows, columns = np.nonzero(self.counts)
-        arrays = {"rows": rows, "columns": columns, "values": self.counts[rows, columns]}
-        arrays |= {name: getattr(self, name) for name in ("descriptors", "alpha", "mix", "center")}
-        state: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        state: dict[str, Any] = {"counts": sparse_state(self.counts)}
+        state |= {name: torch.from_numpy(getattr(self, name)) for name in ARRAYS}
         scales = self.scaler.to_dict().items()
         state["scaler"] = {name: torch.tensor(x, dtype=torch.float64) for name, x in scales}
-        shape = list(self.counts.shape)
-        save_state(path, state | {"shape": shape, "classes": self.classes, "share": self.share})
+        save_state(path, state | {"classes": self.classes, "share": self.share})
 
     @classmethod
     def load(cls, path: Path) -> GaussianProcess:
         """What `save` wrote."""
         state = load_state(path)
-        arrays = {name: value.numpy() for name, value in state.items() if torch.is_tensor(value)}
-        rows, columns, values = (arrays.pop(name) for name in ("rows", "columns", "values"))
-        counts = np.zeros(state["shape"], dtype=values.dtype)
-        counts[rows, columns] = values
-        scaler = DescriptorScaler.from_dict(
-            {name: x.numpy() for name, x in state["scaler"].items()}
-        )
-        return cls(counts, scaler=scaler, classes=state["classes"], share=state["share"], **arrays)
+        scales = {name: x.numpy() for name, x in state.pop("scaler").items()}
+        counts = dense_array(state.pop("counts"))
+        state |= {name: state[name].numpy() for name in ARRAYS}
+        return cls(counts, scaler=DescriptorScaler.from_dict(scales), **state)
 
 
 def _fitted(tanimoto: np.ndarray, rbf: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -76,7 +76,25 @@ def infer(
     model: nn.Module, packed: PackedMolecules, recipe: Recipe, index: np.ndarray | None = None
 ) -> Tensor:
     """(N, O) float32 outputs in model space, on the CPU, for the molecules `index`, else all."""
+    model.eval()
     return by_batches(model, model, packed, recipe, index)
+
+
+def infer_with_dropout(
+    model: nn.Module, packed: PackedMolecules, recipe: Recipe, *, passes: int, seed: int
+) -> Tensor:
+    """(K, N, O) what `infer` gives in each of K `passes` with dropout, drawn anew from `seed`.
+
+    Their spread is that of Monte Carlo dropout: Gal and Ghahramani, ICML 2016, section 4.
+    """
+    device = next(model.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model.train()
+        try:
+            return torch.stack([by_batches(model, model, packed, recipe) for _ in range(passes)])
+        finally:
+            model.eval()
 
 
 @torch.inference_mode()
@@ -94,7 +112,6 @@ def by_batches(
     sizes = packed.sizes.cpu().numpy()[index]
     # Of a layer nothing is kept for a backward pass: there is room for more than in training.
     batches = evaluation_batches(sizes, 4 * training.batch_size, max_pairs=training.max_pairs)
-    model.eval()
     with autocast(device, training.precision):
         parts = [compute(packed.batch(index[chosen])) for chosen in batches]
     outputs = torch.cat(parts).float().cpu()

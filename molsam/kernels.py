@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import sparse
 
-BLOCK = 1024  # rows at a time, in products of sparse matrices
+CELLS = 2**20  # of the kernel at a time: what a cache holds
 
 
 def min_max_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -13,18 +15,33 @@ def min_max_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Ralaivola et al., Neural Networks 18 (2005) 1093. a -> (N, K), b -> (M, K) whole counts from 0;
     returns (N, M) float32, 1 where both are all zeros. A count c is written as c ones,
-    so that sum min is a product of sparse matrices, made in blocks of `BLOCK` rows.
+    so that sum min is a product of sparse matrices.
     """
+    out = np.empty((len(a), len(b)), dtype=np.float32)
+    for rows, block in _min_max_blocks(a, b):
+        out[rows] = block
+    return out
+
+
+def nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """max_j k(a_i, b_j), `min_max_kernel` of a (N, K) and b (M, K), M at least 1: (N,) float32."""
+    out = np.empty(len(a), dtype=np.float32)
+    for rows, block in _min_max_blocks(a, b):
+        out[rows] = block.max(axis=1)
+    return out
+
+
+def _min_max_blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some rows after others of `min_max_kernel`."""
     tops = np.maximum(a.max(axis=0, initial=0), b.max(axis=0, initial=0)).astype(np.int64)
     left, right = _unary(a, tops), _unary(b, tops).T.tocsr()
     sizes, others = left.sum(axis=1), right.sum(axis=0)
-    out = np.empty((len(a), len(b)), dtype=np.float32)
-    for start in range(0, len(a), BLOCK):
-        rows = slice(start, start + BLOCK)
+    step = max(1, CELLS // max(1, len(b)))
+    for start in range(0, len(a), step):
+        rows = slice(start, start + step)
         shared = (left[rows] @ right).toarray()
         union = sizes[rows, None] + others - shared
-        out[rows] = np.where(union > 0, shared / np.maximum(union, 1), 1)
-    return out
+        yield rows, np.where(union > 0, shared / np.maximum(union, 1), 1)
 
 
 def _unary(counts: np.ndarray, tops: np.ndarray) -> sparse.csr_array:

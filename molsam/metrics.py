@@ -151,6 +151,28 @@ def mcc(y: np.ndarray, prediction: np.ndarray) -> float:
     return float(matthews_corrcoef(y, _classes(prediction)))
 
 
+def reliability(
+    hit: np.ndarray, p: np.ndarray, bins: int = 10
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean probability, share of hits and number of labels in each bin, of equal size by p.
+
+    hit -> (M,) 0 or 1, p -> (M,) what it was held to be; as many bins as there are labels at most.
+    """
+    groups = np.array_split(np.argsort(p, kind="stable"), min(bins, len(p)))
+    found = [(p[rows].mean(), hit[rows].mean(), len(rows)) for rows in groups]
+    mean, share, counts = np.array(found).T
+    return mean, share, counts
+
+
+def calibration_error(hit: np.ndarray, p: np.ndarray, bins: int = 10) -> float:
+    """sum_b n_b |mean(p) - mean(hit)| / M over `reliability`'s bins.
+
+    The expected calibration error of Naeini et al., AAAI 2015, in bins of equal size.
+    """
+    mean, share, counts = reliability(hit, p, bins)
+    return float(np.average(np.abs(mean - share), weights=counts))
+
+
 def _score_task(metric: Metric, y: np.ndarray, prediction: np.ndarray) -> float | None:
     known = ~np.isnan(y)
     y, prediction = y[known], prediction[known]

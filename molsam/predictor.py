@@ -57,7 +57,14 @@ class Predictor:
         found = self.run.predict(frame, smiles=self.smiles, processes=self.processes)
         if isinstance(batch, pd.DataFrame):
             return found  # type: ignore[return-value]
-        return {name: np.asarray(found[name]) for name in found}  # type: ignore[return-value]
+        return {name: _array(found[name]) for name in found}  # type: ignore[return-value]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "run"}
+
+
+def _array(column: pd.Series) -> np.ndarray:
+    """Values of numpy and Python alone: None where a row has no truth value."""
+    if column.dtype == "boolean":
+        return column.to_numpy(dtype=object, na_value=None)
+    return column.to_numpy()

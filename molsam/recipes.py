@@ -114,12 +114,12 @@ class DataConfig(Section):
                 raise ValueError(f"split = {kind!r} and split_{kind} go together")
         return self
 
-    def asked(self, process: bool) -> dict[str, bool]:
+    def asked(self, process: bool, *, nearness: bool = False) -> dict[str, bool]:
         """What is read of molecules beside their graphs, by name: where a Gaussian `process` joins
-        the models, all that it reads too."""
+        the models, all that it reads too; fingerprints for their `nearness` to training rows."""
         return {
             "descriptors": self.descriptors or process,
-            "fingerprints": self.fingerprints or process,
+            "fingerprints": self.fingerprints or process or nearness,
         }
 
 

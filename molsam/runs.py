@@ -8,6 +8,7 @@
       scores.json              every metric on valid and, where there are test rows, on test
       predictions.csv          the test rows, if any, measured and predicted
       gaussian_process.safetensors   what joins the models, where there is one
+      certainty.safetensors    what validation rows tell of errors, and the training fingerprints
       SHA256SUMS               of what predictions stand on, once the run is finished
       member-0/                one folder a model of the ensemble
         weights.safetensors    after the last epoch; with patience, after the best on validation
@@ -29,8 +30,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from . import metrics, reading
+from . import metrics, molecules, reading
 from .batches import PackedMolecules
+from .certainty import COVERAGE, Certainty
 from .datasets import Chunk, MoleculeTable, frame_chunks, is_table, iter_chunks
 from .environment import pick_device
 from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
@@ -41,6 +43,7 @@ from .inference import (
     by_batches,
     describe,
     infer,
+    infer_with_dropout,
     read_molecules,
     to_user,
 )
@@ -58,6 +61,8 @@ RECORDS = ("run.json", "recipe.toml", "split.json", "scalers.json", "scores.json
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 PROCESS = "gaussian_process.safetensors"
+CERTAINTY = "certainty.safetensors"
+NEARNESS = ("similarity", "in domain")  # columns of predictions
 # Before the part of the scores: an ensemble's first model, and all models without the process.
 FIRST_MEMBER, MODELS_ALONE = "first member, ", "models alone, "
 FOREST = "random forest, test"
@@ -117,6 +122,12 @@ class Run:
         path = self.folder / PROCESS
         return GaussianProcess.load(path) if path.is_file() else None
 
+    @cached_property
+    def certainty(self) -> Certainty | None:
+        """What tells how sure its predictions are; None until it is finished."""
+        path = self.folder / CERTAINTY
+        return Certainty.load(path) if path.is_file() else None
+
     def _load_model(self, path: Path) -> MoleculeModel:
         with torch.random.fork_rng([]):  # the fresh weights are drawn only to be replaced
             model = build_model(self.recipe, self.info)
@@ -157,6 +168,8 @@ class Run:
         *,
         smiles: str | None = None,
         chunk: int | None = None,
+        coverage: float = COVERAGE,
+        dropout_passes: int = 0,
         processes: int | None = None,
         progress: Callable[[int, int | None], object] | None = None,
     ) -> Iterator[pd.DataFrame]:
@@ -168,13 +181,17 @@ class Run:
         a file as `datasets.iter_chunks` reads it, whose column of SMILES may be named by `smiles`.
         chunk -> 4,096 if not given. Molecules of a chunk share batches, so that another one may
         change a prediction by a millionth of its scale.
+        coverage -> of the intervals, from `low` to `high`; see `Certainty.interval`.
+        dropout_passes -> if any, `std` is that of all models in as many passes with dropout each.
         processes -> how many read molecules; if not given, one a core where there is enough to do.
         progress -> called with the molecules read so far, and in all where that is known.
 
         Columns: those of the file or frame, else `smiles`; one per task (value, probability or
-        class, see `columns`); with several classes `<task> p(<class>)`; with an ensemble
-        `<column> std`; `error`, which says why a row has no prediction and is empty elsewhere. A
-        name that a file has already gets `predicted ` before it.
+        class, see `columns`); with several classes `<task> p(<class>)`; with an ensemble or
+        dropout `<column> std`; `<column> low` and `<column> high`, or `calibrated` before the
+        probabilities at the run's temperature; `similarity` to the nearest training molecule, and
+        whether it is `in domain`; `error`, which says why a row has no prediction and is empty
+        elsewhere. A name that a file has already gets `predicted ` before it.
         """
         tables = _tables(molecules, smiles, chunk or CHUNK)
         begun = self._begin(tables, _known_length(molecules), processes, progress)
@@ -183,7 +200,7 @@ class Run:
             table, finish = ahead
             read = finish()
             ahead = next(begun, None)
-            yield self._predicted(table, read)
+            yield self._predicted(table, read, coverage, dropout_passes)
 
     def _begin(
         self,
@@ -209,7 +226,8 @@ class Run:
 
     @property
     def _asked(self) -> dict[str, bool]:
-        return self.recipe.data.asked(process=self.process is not None)
+        nearness = self.certainty is not None
+        return self.recipe.data.asked(process=self.process is not None, nearness=nearness)
 
     def predict_mols(self, mols: Sequence[Mol]) -> tuple[np.ndarray, np.ndarray]:
         """(mean, std) of the ensemble in user units: (N, T), for classes (N, T, C).
@@ -282,20 +300,49 @@ class Run:
             return self._nothing()
         return self._predict(read.packed, read.descriptors, read.fingerprints)
 
-    def _predicted(self, table: Chunk, read: reading.Reading | None = None) -> pd.DataFrame:
+    def spread_with_dropout(self, read: reading.Reading, passes: int) -> np.ndarray:
+        """The std, (N, T) or (N, T, C), over all models in as many `passes` with dropout each."""
+        if read.packed is None:
+            return self._nothing()[1]
+        packed = self._described(read.packed, read.descriptors, read.fingerprints)
+        how = {"passes": passes, "seed": self.info.seed}
+        drawn = (infer_with_dropout(m, packed, self.recipe, **how) for m in self.models)
+        each = [to_user(z, self.info, self.scalers) for member in drawn for z in member]
+        if not np.ptp(each, axis=0).any():
+            raise RunError(
+                f"the models of {self.folder} have no dropout, so that passes do not differ; train "
+                "with --set model.dropout=0.1, or leave the passes out"
+            )
+        return np.std(each, axis=0)
+
+    def _predicted(
+        self,
+        table: Chunk,
+        read: reading.Reading | None = None,
+        coverage: float = COVERAGE,
+        passes: int = 0,
+    ) -> pd.DataFrame:
         """The table with predictions of what was read of it."""
         import pandas as pd
 
         count = len(table.frame)
         read = read or read_molecules([], self.recipe.data)
-        ours: dict[str, np.ndarray] = {}
-        for name, column in self._columns(*self.predict_read(read)).items():
+        mean, std = self.predict_read(read)
+        spread = self.spread_with_dropout(read, passes) if passes else None
+        counts = read.fingerprints
+        if counts is None and not len(read.index):
+            counts = np.zeros((0, molecules.MORGAN_SIZE))
+        found = self.outcomes(mean, std, counts, coverage=coverage, spread=spread)
+        ours: dict[str, Any] = {}
+        for name, column in found.items():
             full = np.full(count, None if column.dtype == object else np.nan, column.dtype)
             full[read.index] = column
             ours[name] = full
         ours["error"] = np.full(count, "", dtype=object)
         for fault in read.errors:
             ours["error"][(fault.row or 0) - 1] = fault.reason
+        if self.certainty is not None:
+            ours[NEARNESS[1]] = pd.array(ours[NEARNESS[1]], dtype="boolean")
         frame = pd.DataFrame(ours, index=table.frame.index)
         while taken := {name: f"predicted {name}" for name in frame if name in table.frame}:
             frame = frame.rename(columns=taken)
@@ -306,21 +353,50 @@ class Run:
         empty = np.empty(shape if self.info.classes else shape[:2])
         return empty, empty
 
-    def _columns(self, mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
-        """Output columns of the molecules that could be read."""
+    def outcomes(
+        self,
+        mean: np.ndarray,
+        std: np.ndarray,
+        counts: np.ndarray | None,
+        *,
+        coverage: float = COVERAGE,
+        spread: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Columns of N predictions, by name, as `predict_chunks` has them.
+
+        mean, std -> as `predict_mols` gives them; counts -> (N, 2048) Morgan counts; spread -> the
+        std to show, that of the models if not given.
+        """
         out: dict[str, np.ndarray] = {}
+        spread = std if spread is None and len(self.members) > 1 else spread
+        sure, regression = self.certainty, self.info.kind == "regression"
+        ends: dict[str, np.ndarray] = {}
+        if sure is not None and regression:
+            ends["low"], ends["high"] = sure.interval(mean, std, coverage)
+        p = sure.calibrated(mean) if sure is not None and not regression else None
         for t, column in enumerate(self.columns()):
             if self.info.classes:
-                names = np.array(self.info.classes, dtype=object)
-                out[column] = names[mean[:, t].argmax(axis=-1)]
-                for c, name in enumerate(names):
-                    out[f"{column} p({name})"] = mean[:, t, c]
-            else:
-                out[column] = mean[:, t]
-            if len(self.members) > 1:
-                spread = std[:, t].max(axis=-1) if self.info.classes else std[:, t]
-                out[f"{column} std"] = spread
+                out[column] = np.array(self.info.classes, dtype=object)[mean[:, t].argmax(axis=-1)]
+            out |= self._values(column, mean[:, t])
+            if spread is not None:
+                shown = spread[:, t]
+                out[f"{column} std"] = shown.max(axis=-1) if self.info.classes else shown
+            out |= {f"{column} {end}": values[:, t] for end, values in ends.items()}
+            if p is not None:
+                out |= self._values(f"{column} calibrated", p[:, t])
+        if sure is not None:
+            assert counts is not None
+            similarity = sure.similarity(counts)
+            inside = (similarity >= sure.edge).astype(object)
+            out |= dict(zip(NEARNESS, (similarity, inside), strict=True))
         return out
+
+    def _values(self, column: str, values: np.ndarray) -> dict[str, np.ndarray]:
+        """(N,) under its name, or (N, C) under those of the classes."""
+        if not self.info.classes:
+            return {column: values}
+        named = zip(self.info.classes, values.T, strict=True)
+        return {f"{column} p({name})": of_class for name, of_class in named}
 
 
 def _weights(folder: Path) -> list[str]:
@@ -328,7 +404,8 @@ def _weights(folder: Path) -> list[str]:
 
 
 def _learnt(folder: Path) -> list[str]:
-    return [*_weights(folder), *(path.name for path in folder.glob(PROCESS))]
+    others = (name for name in (PROCESS, CERTAINTY) if (folder / name).is_file())
+    return [*_weights(folder), *others]
 
 
 def _with_unit(task: str, unit: str) -> str:

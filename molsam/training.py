@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
-from . import baselines, environment, inference, metrics, reading, report, runs
+from . import baselines, environment, inference, metrics, pictures, reading, runs
 from .batches import PackedMolecules
+from .certainty import Certainty
 from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
 from .files import RunError, read_model, unseal, write_atomic, write_json
@@ -58,7 +60,7 @@ def fit(
     device = str(environment.pick_device(device))
     check_served(recipe.training, table.kind)
     how: dict[str, Any] = {"processes": processes, "progress": on_read}
-    how |= recipe.data.asked(recipe.training.gaussian_process)
+    how |= recipe.data.asked(recipe.training.gaussian_process, nearness=True)
     prepared = prepare(table, recipe.data, seed, baseline=baseline, **how)
     if baseline:
         refuse_untested(prepared.table, prepared.split)
@@ -213,6 +215,7 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
     table, split, info = prepared.table, prepared.split, run.info
     each = run.predict_each(packed)
     models = mean = each.mean(axis=0)
+    std = each.std(axis=0)
     process = fit_process(run, prepared)
     if process is not None:
         process.save(run.folder / runs.PROCESS)
@@ -235,10 +238,27 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
         found = metrics.score_all(info.kind, table.y[split.test], forest[split.test], info.tasks)
         scores[runs.FOREST] = found
     write_json(run.folder / "scores.json", scores)
+    fit_certainty(run, prepared, mean, std).save(run.folder / runs.CERTAINTY)
     if len(split.test):
-        report.write_predictions(run, table.take(split.test), mean[split.test])
-    report.draw(run, table.y[split.test], mean[split.test])
+        assert prepared.fingerprints is not None
+        found = (part[split.test] for part in (mean, std, prepared.fingerprints))
+        pictures.write_predictions(run, table.take(split.test), *found)
+    pictures.draw(run, table.y[split.test], mean[split.test])
     run.seal()
+
+
+def fit_certainty(run: Run, prepared: Prepared, mean: np.ndarray, std: np.ndarray) -> Certainty:
+    """What the validation rows tell, by the mean and std that are predicted of all rows."""
+    valid, counts = prepared.split.valid, prepared.fingerprints
+    assert counts is not None
+    return Certainty.fit(
+        run.info.kind,
+        prepared.table.y[valid],
+        mean[valid],
+        std[valid],
+        counts[valid],
+        counts[prepared.split.train],
+    )
 
 
 def fit_process(run: Run, prepared: Prepared) -> GaussianProcess | None:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import tiny
 
-from molsam import epochs, files, fit, fit_repeats, report, training
+from molsam import epochs, files, fit, fit_repeats, pictures, training
 from molsam.epochs import Listener, Progress
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -111,7 +111,7 @@ CASES = {
 def start(case: Case, folder: Path) -> None:
     """Train until death."""
     epochs.CHECKPOINT_SECONDS = case.every
-    report.draw = lambda *_: None
+    pictures.draw = lambda *_: None
     case.prepare(folder)
     recipe = tiny.recipe(**case.recipe)
     if case.repeats > 1:

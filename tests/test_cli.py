@@ -64,7 +64,7 @@ def test_every_row_and_column_comes_back_as_it_was(name, run, tmp_path):
     assert result.out == f"6 rows written to {tmp_path / name}\n"
     assert result.err == "2 rows have no prediction; the column 'error' says why\n"
     written = read(tmp_path / name, "\t" if "tsv" in name else ",")
-    assert list(written) == [*NASTY, "pIC50", "error"]
+    assert list(written) == [*NASTY, "pIC50", *tiny.sure("pIC50"), "error"]
     pd.testing.assert_frame_equal(written[list(NASTY)], given, check_dtype=False)
     assert written["pIC50"].tolist()[2:4] == ["", ""]
     assert written["error"].tolist() == ["", "", "not valid SMILES", "empty", "", ""]
@@ -78,7 +78,8 @@ def test_a_gzipped_file_is_one(run, tmp_path):
     table = write_table(tmp_path / "in.csv", count=3)
     molsam("predict", run.folder, table, "-o", tmp_path / "out.csv.gz")
     with gzip.open(tmp_path / "out.csv.gz", "rt") as file:
-        assert file.readline() == "id,smiles,pIC50,predicted pIC50,error\n"
+        sure = ",".join(tiny.sure("pIC50"))
+        assert file.readline() == f"id,smiles,pIC50,predicted pIC50,{sure},error\n"
 
 
 def as_smi(path: Path) -> list[str]:
@@ -130,7 +131,7 @@ def test_every_format_is_read(name, write, run, tmp_path):
     assert result.code == 0, result.err
     assert "1 rows have no prediction" in result.err
     written = read(tmp_path / "out.csv")
-    assert list(written) == [*columns, "pIC50", "error"]
+    assert list(written) == [*columns, "pIC50", *tiny.sure("pIC50"), "error"]
     assert [bool(text) for text in written["error"]] == [False, True, False]
     expected = run.predict(["CCO", "Oc1ccccc1"])["pIC50"]
     assert np.allclose(written["pIC50"][[0, 2]].astype(float), expected, rtol=1e-4)
@@ -153,7 +154,7 @@ def test_names_that_are_taken_get_a_word_before(run, tmp_path):
     written = read(tmp_path / "out.csv")
     assert list(written) == [
         "id", "smiles", "pIC50", "error", "predicted pIC50",
-        "predicted predicted pIC50", "predicted error",
+        "predicted predicted pIC50", *tiny.sure("pIC50"), "predicted error",
     ]  # fmt: skip
     assert (written["error"] == "mine").all()
     assert (written["predicted pIC50"] == "mine").all()
@@ -172,7 +173,12 @@ def test_the_column_of_smiles_may_be_named(run, tmp_path):
 def test_a_file_may_be_written_over_itself(run, tmp_path):
     table = write_table(tmp_path / "in.csv", count=5)
     assert molsam("predict", run.folder, table, "-o", table).code == 0
-    assert read(table).columns.tolist()[-2:] == ["predicted pIC50", "error"]
+    assert read(table).columns.tolist()[2:] == [
+        "pIC50",
+        "predicted pIC50",
+        *tiny.sure("pIC50"),
+        "error",
+    ]
 
 
 def test_rows_are_streamed(run, tmp_path, monkeypatch):
@@ -200,17 +206,23 @@ def test_rows_are_streamed(run, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(pieces, whole, rtol=1e-4)
 
 
-def test_a_screen_shows_the_first_rows(run, tmp_path):
+def test_a_screen_shows_the_first_rows(run, tmp_path, monkeypatch):
     table = write_table(tmp_path / "in.csv", count=60)
     result = molsam("predict", run.folder, table)
     assert result.code == 0
     lines = result.out.splitlines()
-    assert re.search(r"id\s+smiles\s+pIC50\s+predicted pIC50\s+error", lines[0])
-    assert len(lines) == 1 + screen.ROWS + 1
+    heads = r"id +smiles +pIC50 +predicted pIC50 +similarity +in domain +error"
+    assert re.fullmatch(heads, lines[0].strip())
+    assert len(lines) == 1 + screen.ROWS + 2
+    assert lines[-2] == "left out for want of room: pIC50 low, pIC50 high"
     assert lines[-1] == "the first 50 rows; write them all with -o FILE"
     assert max(map(len, lines)) <= 80
-    shown = molsam("predict", run.folder, write_table(tmp_path / "few.csv", count=2)).out
-    assert "-o FILE" not in shown
+    few = write_table(tmp_path / "few.csv", count=2)
+    assert "some columns; write them all with -o FILE" in molsam("predict", run.folder, few).out
+    monkeypatch.setattr(screen.tables.out, "width", 120)
+    wide = molsam("predict", run.folder, few).out
+    assert "-o FILE" not in wide
+    assert "pIC50 low" in wide.splitlines()[0]
 
 
 def test_a_file_cut_short_leaves_the_old_predictions(run, tmp_path, monkeypatch):

@@ -379,8 +379,8 @@ def test_resume_of_a_damaged_record_names_it(name, text, done, tmp_path):
 VICTIM = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from molsam import cli, epochs, report
-report.draw = lambda *_: None
+from molsam import cli, epochs, pictures
+pictures.draw = lambda *_: None
 tell = epochs.Trainer._tell
 epochs.Trainer._tell = lambda *given: (time.sleep(0.3), tell(*given))
 cli.main()

@@ -31,7 +31,7 @@ COUNTS = arrays(np.uint16, st.tuples(st.integers(1, 7), st.just(5)), elements=st
 @given(COUNTS, COUNTS, st.integers(1, 4))
 def test_the_min_max_kernel_is_its_formula(a, b, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "BLOCK", block)
+        patch.setattr(kernels, "CELLS", block * len(b))
         found = min_max_kernel(a, b)
     expected = [[min_max_twin(x, y) for y in b] for x in a]
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -14,7 +14,7 @@ import torch
 
 from molsam import Run, fit
 from molsam.files import SUMS, RunError, read_json, write_json
-from molsam.runs import WEIGHTS
+from molsam.runs import CERTAINTY, WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -45,6 +45,7 @@ FILES = [
     "scalers.json",
     "scores.json",
     "run.json",
+    CERTAINTY,
     f"member-0/{WEIGHTS}",
 ]
 

@@ -79,14 +79,15 @@ def test_every_input_has_its_row_and_bad_ones_say_why(run):
         "C(C)(C)(C)(C)C",
     ]
     frame = run.predict(asked)
-    assert list(frame) == ["smiles", "activity", "error"]
+    assert list(frame) == ["smiles", "activity", *tiny.sure("activity"), "error"]
     assert len(frame) == len(asked)
     fine = [0, 6, 7, 8]
-    for position, (text, value, error) in enumerate(frame.itertuples(index=False)):
+    for position, (text, value, *sure, error) in enumerate(frame.itertuples(index=False)):
         wanted = asked[position]
         assert text == wanted or (pd.isna(text) and pd.isna(wanted))
         assert bool(error) == (position not in fine)
         assert math.isfinite(value) == (position in fine)
+        assert pd.notna(sure).all() == pd.notna(sure).any() == (position in fine)
     errors = frame["error"]
     assert errors[1] == errors[3] == "missing"
     assert errors[2] == "empty"
@@ -218,7 +219,8 @@ def test_the_column_of_smiles_may_be_named(run, tmp_path):
     path = tmp_path / "new.csv"
     pd.DataFrame({"product": tiny.DRUGS, "error": "mine"}).to_csv(path, index=False)
     found = run.predict(path, smiles="product")
-    assert list(found) == ["product", "error", "activity", "predicted error"]
+    sure = tiny.sure("activity")
+    assert list(found) == ["product", "error", "activity", *sure, "predicted error"]
     expected = run.predict(tiny.DRUGS)["activity"]
     pd.testing.assert_series_equal(found["activity"], expected, check_exact=True)
 
@@ -265,14 +267,17 @@ def test_probabilities_of_binary_tasks(trained):
     run = trained["binary"]
     frame = run.predict(tiny.DRUGS)
     tasks = [f"task {t} [probability]" for t in range(3)]
-    assert list(frame) == ["smiles", *tasks, "error"]
+    both = (name for task in tasks for name in (task, f"{task} calibrated"))
+    assert list(frame) == ["smiles", *both, "similarity", "in domain", "error"]
     assert ((frame[tasks] > 0) & (frame[tasks] < 1)).all().all()
 
 
 def test_classes_their_probabilities_and_the_spread_of_an_ensemble(trained):
     frame = trained["multiclass"].predict(tiny.DRUGS)
     assert list(frame) == [
-        "smiles", "task", "task p(high)", "task p(low)", "task p(middle)", "task std", "error",
+        "smiles", "task", "task p(high)", "task p(low)", "task p(middle)", "task std",
+        "task calibrated p(high)", "task calibrated p(low)", "task calibrated p(middle)",
+        "similarity", "in domain", "error",
     ]  # fmt: skip
     p = frame[["task p(high)", "task p(low)", "task p(middle)"]]
     assert np.allclose(p.sum(axis=1), 1)
@@ -287,7 +292,13 @@ def test_units_stand_in_brackets(tmp_path):
     pd.DataFrame(data).to_csv(tmp_path / "mine.csv", index=False)
     run = fit(tiny.recipe(epochs=1), tmp_path / "mine.csv", out=tmp_path / "run")
     assert run.info.units == ("mol/L", "nM")
-    assert list(run.predict(["C"])) == ["smiles", "logS [mol/L]", "Ki (nM)", "error"]
+    assert run.columns() == ["logS [mol/L]", "Ki (nM)"]
+    assert list(run.predict(["C"])) == [
+        "smiles",
+        *("logS [mol/L]", "logS [mol/L] low", "logS [mol/L] high"),
+        *("Ki (nM)", "Ki (nM) low", "Ki (nM) high"),
+        *("similarity", "in domain", "error"),
+    ]
 
 
 def test_the_unit_of_a_known_task(moleculenet, tmp_path):

@@ -17,7 +17,17 @@ import tiny
 import torch
 
 import molsam
-from molsam import MoleculeTable, Recipe, Run, fit, fit_repeats, metrics, molecules, reading, report
+from molsam import (
+    MoleculeTable,
+    Recipe,
+    Run,
+    fit,
+    fit_repeats,
+    metrics,
+    molecules,
+    pictures,
+    reading,
+)
 from molsam.datasets import DataError
 from molsam.epochs import Progress
 from molsam.files import read_json
@@ -25,7 +35,7 @@ from molsam.preparation import make_split, prepare
 from molsam.recipes import DataConfig
 from molsam.scaling import VIEWS, DescriptorScaler
 
-DRAW = report.draw
+DRAW = pictures.draw
 
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -34,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures, after all."""
-    monkeypatch.setattr(report, "draw", DRAW)
+    monkeypatch.setattr(pictures, "draw", DRAW)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +78,8 @@ FRESH = """
 import sys, torch
 sys.path.insert(0, {tests!r})
 import tiny, molsam
-from molsam import report
-report.draw = lambda *_: None
+from molsam import pictures
+pictures.draw = lambda *_: None
 assert torch.get_num_threads() == 2
 torch.manual_seed(99)
 for name in "ab":
@@ -199,7 +209,7 @@ def test_an_ensemble_gives_the_mean_of_its_members_and_their_spread(tmp_path):
     run = fit(tiny.recipe(members=2, epochs=2), tiny.regression(), out=tmp_path / "run")
     assert [member.name for member in run.members] == ["member-0", "member-1"]
     frame = run.predict(tiny.PROBES)
-    assert list(frame) == ["smiles", "activity", "activity std", "error"]
+    assert list(frame) == ["smiles", "activity", "activity std", *tiny.sure("activity"), "error"]
     each = []
     for model in run.models:
         alone = Run.load(run.folder)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from molsam import MoleculeTable, Recipe, Run, datasets, report
+from molsam import MoleculeTable, Recipe, Run, datasets, pictures
 from molsam.files import load_state
-from molsam.runs import WEIGHTS
+from molsam.runs import NEARNESS, WEIGHTS
 
 TIMES = ["molecules_per_second", "seconds"]
 PROBES = ["CCO", "c1ccccc1O", "CC(=O)Oc1ccccc1C(=O)O", "[Na+].[Cl-]", "C"]
@@ -44,11 +44,16 @@ SMALL = {
 }
 
 
+def sure(column: str) -> list[str]:
+    """The columns behind a regression's prediction which say how sure it is."""
+    return [f"{column} low", f"{column} high", *NEARNESS]
+
+
 @contextmanager
 def undrawn() -> Iterator[None]:
     """Runs without pictures, which take most of the time of a tiny one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw", lambda *_: None)
+        patch.setattr(pictures, "draw", lambda *_: None)
         yield
 
 

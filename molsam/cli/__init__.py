@@ -17,6 +17,7 @@ from .flattening import landscape
 from .listing import cache_app, data_app, recipes_app
 from .measuring import bench_app, study
 from .predicting import evaluate, predict
+from .reporting import report
 from .training import train
 from .tuning import tune
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, tune, predict, evaluate, explain, compare, study, landscape):
+for command in (train, tune, predict, evaluate, explain, report, compare, study, landscape):
     app.command()(command)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,10 @@ from .options import Device, Processes, Smiles
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..runs import Run
+
+SPARE = (" calibrated", " p(", " std", " high", " low", "similarity", "in domain")
+
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
@@ -24,6 +28,12 @@ def predict(
         Path | None, typer.Option("-o", "--output", help="CSV or TSV to write, .gz too.")
     ] = None,
     smiles: Smiles = None,
+    coverage: Annotated[
+        float, typer.Option(help="Share of intervals that are to hold the truth.")
+    ] = 0.9,
+    dropout_passes: Annotated[
+        int, typer.Option(min=0, help="Spread over so many passes with dropout, 20 for example.")
+    ] = 0,
     device: Device = "auto",
     processes: Processes = None,
 ) -> None:
@@ -36,6 +46,8 @@ def predict(
             table,
             smiles=smiles,
             chunk=None if output else screen.ROWS + 1,
+            coverage=coverage,
+            dropout_passes=dropout_passes,
             processes=processes,
             progress=progress,
         )
@@ -46,7 +58,7 @@ def predict(
         else:
             rows, bad = _write_frames(frames, output)
     if output is None:
-        screen.show_frame(first)
+        screen.show_frame(first, spare=_spare(list(first)[-ours:], model))
     else:
         out.print(f"{rows:,} rows written to {escape(str(output))}", soft_wrap=True)
         if bad:
@@ -77,6 +89,12 @@ def evaluate(
     if found["unreadable"]:
         err.print(f"{found['unreadable']:,} rows could not be read and are left out")
     out.print(screen.score_table({str(table): [found["scores"]]}))
+
+
+def _spare(ours: Sequence[str], run: Run) -> list[str]:
+    """Of our columns those that a narrow screen can do without, the first of them first."""
+    beside = [name for name in ours if name.removeprefix("predicted ") not in run.columns()]
+    return list(dict.fromkeys(name for word in SPARE for name in beside if word in name))
 
 
 def _rounded(frame: pd.DataFrame, ours: int) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 `parse` makes a molecule of a SMILES, the same for every spelling, or says why it cannot;
 `featurize` makes arrays of a molecule, `to_dgl` a DGLGraph; `descriptors`, `morgan_counts` and
-`scaffold` describe it as a whole; `draw_weights` draws it.
+`scaffold` describe it as a whole; `draw` and `draw_weights` draw it.
 """
 
 from molsam.molecules.featurizers import (
@@ -29,7 +29,7 @@ from molsam.molecules.parsing import (
     written_order,
 )
 from molsam.molecules.paths import bond_ends, distances, shortest_paths
-from molsam.molecules.pictures import draw_weights
+from molsam.molecules.pictures import draw, draw_weights
 from molsam.molecules.properties import (
     DESCRIPTORS,
     MORGAN_SIZE,
@@ -61,6 +61,7 @@ __all__ = [
     "dgl",
     "dgllife",
     "distances",
+    "draw",
     "draw_weights",
     "encode",
     "featurize",

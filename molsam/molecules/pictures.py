@@ -9,6 +9,7 @@ from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
 
 SIZE = (500, 400)
+SMALL = (220, 160)
 
 
 def draw_weights(mol: Chem.Mol, weights: np.ndarray, *, svg: bool) -> bytes:
@@ -25,3 +26,12 @@ def draw_weights(mol: Chem.Mol, weights: np.ndarray, *, svg: bool) -> bytes:
     drawer.FinishDrawing()
     picture: Any = drawer.GetDrawingText()
     return picture.encode() if svg else picture
+
+
+def draw(mol: Chem.Mol) -> str:
+    """The molecule as an SVG element."""
+    drawer = rdMolDraw2D.MolDraw2DSVG(*SMALL)
+    rdMolDraw2D.PrepareAndDrawMolecule(drawer, mol)
+    drawer.FinishDrawing()
+    text = drawer.GetDrawingText()
+    return text[text.index("<svg") :]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..runs import Run
 
 ROWS = 50
+LETTERS = 12  # of a cell, where the screen is narrow
 
 
 def say_table(table: MoleculeTable, guessed: bool) -> None:
@@ -123,16 +124,36 @@ def score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
     return table
 
 
-def show_frame(frame: pd.DataFrame) -> None:
-    """The first rows as a table on the screen."""
-    shown = frame.head(ROWS)
-    table = Table(*map(escape, map(str, shown.columns)), box=None)
+def show_frame(frame: pd.DataFrame, spare: Sequence[str] = ()) -> None:
+    """The first rows as a table on the screen; where that is too narrow, without some of the
+    columns `spare`, the first of them first."""
+    shown = frame.head(ROWS).map(_cell)
+    shown.columns = shown.columns.map(str)
+    left_out = []
+    for name in spare:
+        if _width(shown) <= out.width:
+            break
+        shown = shown.drop(columns=name)
+        left_out.append(name)
+    table = Table(*map(escape, shown.columns), box=None)
     for row in shown.itertuples(index=False):
-        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(escape, row))
     out.print(table)
-    if len(frame) > ROWS:
-        out.print(f"the first {ROWS} rows; write them all with -o FILE")
+    if left_out:
+        out.print(escape(f"left out for want of room: {', '.join(reversed(left_out))}"))
+    if len(frame) > ROWS or left_out:
+        rows = f"the first {ROWS} rows" if len(frame) > ROWS else "some columns"
+        out.print(f"{rows}; write them all with -o FILE")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _width(shown: pd.DataFrame) -> int:
+    """What a table needs to show its headers whole, and of cells so many letters."""
+    cells = {name: max(map(len, shown[name]), default=0) for name in shown}
+    return sum(max(len(str(name)), min(cells[name], LETTERS)) + 2 for name in shown)
 
 
 def row_text(row: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..comparison import corrected_t_test
 from ..metrics import METRICS
-from ..report import BLUE, GREY, ORANGE, new_figure, save_figure
+from ..pictures import BLUE, GREY, ORANGE, new_figure, save_figure
 from .rows import Rows, summarize
 
 LEVEL = 0.05

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..report import new_figure, save_figure
+from ..pictures import new_figure, save_figure
 from .rows import Rows, Runs, history
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .datasets import MoleculeTable
 from .files import write_atomic, write_csv
-from .runs import Run
+from .runs import NEARNESS, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,20 +21,20 @@ BLUE, ORANGE, GREY = "#3465a4", "#ce5c00", "#888888"
 PANELS = 12
 
 
-def write_predictions(run: Run, table: MoleculeTable, mean: np.ndarray) -> None:
-    """`predictions.csv`: data row, SMILES, and per task the measured and the predicted value.
-
-    Of two classes the prediction is the probability of 1, of several the name of the likeliest.
-    """
+def write_predictions(
+    run: Run, table: MoleculeTable, mean: np.ndarray, std: np.ndarray, counts: np.ndarray
+) -> None:
+    """`predictions.csv`: data row, SMILES, what was measured, and the columns that `Run.outcomes`
+    makes of `mean`, `std` and Morgan `counts`."""
     import pandas as pd
 
-    columns = {"row": table.rows, "smiles": table.smiles}
-    for t, (task, column) in enumerate(zip(table.tasks, run.columns(), strict=True)):
-        y, predicted = table.y[:, t], mean[:, t]
-        if table.classes:
-            y, predicted = (class_names(z, table.classes) for z in (y, predicted.argmax(-1)))
-        columns |= {f"measured {task}": y, f"predicted {column}": predicted}
-    write_csv(run.folder / "predictions.csv", pd.DataFrame(columns))
+    columns: dict[str, Any] = {"row": table.rows, "smiles": table.smiles}
+    for task, y in zip(table.tasks, table.y.T, strict=True):
+        columns[f"measured {task}"] = class_names(y, table.classes) if table.classes else y
+    found = run.outcomes(mean, std, counts)
+    nearness = {name: found.pop(name) for name in NEARNESS if name in found}
+    columns |= {f"predicted {name}": column for name, column in found.items()}
+    write_csv(run.folder / "predictions.csv", pd.DataFrame(columns | nearness))
 
 
 def class_names(codes: np.ndarray, classes: Sequence[str]) -> list[str]:
@@ -103,6 +103,18 @@ def roc(axes: Axes, y: np.ndarray, prediction: np.ndarray, name: str) -> None:
     axes.set_title(f"{name}\ntest, {found[-1]} of {len(y)} positive", fontsize=9)
 
 
+def precision_recall(axes: Axes, y: np.ndarray, prediction: np.ndarray, name: str) -> None:
+    """Precision against recall as the threshold falls, with the share of positives."""
+    order = np.argsort(-prediction, kind="stable")
+    ends = np.append(np.diff(prediction[order]) != 0, True)
+    found = np.cumsum(y[order] == 1)[ends]
+    asked = np.flatnonzero(ends) + 1
+    axes.axhline(found[-1] / len(y), color=GREY, linewidth=1)
+    axes.step(found / max(1, found[-1]), found / asked, color=BLUE, where="post")
+    axes.set(xlabel="recall", ylabel="precision", aspect="equal", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set_title(f"{name}\ntest, {found[-1]} of {len(y)} positive", fontsize=9)
+
+
 def confusion(axes: Axes, y: np.ndarray, prediction: np.ndarray, name: str) -> None:
     """Counts of measured against predicted class."""
     size = int(max(y.max(), prediction.max())) + 1
@@ -123,7 +135,7 @@ def panels(run: Run, y: np.ndarray, prediction: np.ndarray, plot) -> Figure:
     for t, panel in enumerate(axes):
         known = ~np.isnan(y[:, t]) if t < shown else np.zeros(len(y), bool)
         if known.any():
-            plot(panel, y[known, t], prediction[known, t], run.columns()[t])
+            plot(panel, y[known, t], prediction[known, t], literal(run.columns()[t]))
         else:
             panel.axis("off")
     return figure
@@ -138,6 +150,22 @@ def new_figure(rows: int, columns: int) -> tuple[Figure, list[Axes]]:
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def literal(text: str) -> str:
+    """A name in which `$` is a dollar and begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def svg(figure: Figure) -> str:
+    """The SVG element, the same for the same figure; its letters are outlines."""
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with rc_context({"svg.hashsalt": "molsam", "svg.fonttype": "path"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    found = text.getvalue()
+    return found[found.index("<svg") :]
 
 
 def save_figure(figure: Figure, path: Path) -> None:
