@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from pkgutil import resolve_name
+from textwrap import dedent
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ yaml = pytest.importorskip("yaml", reason="the extra `docs` brings it")
 pytest.importorskip("mkdocs", reason="the extra `docs` brings it")
 griffe = pytest.importorskip("griffe", reason="the extra `docs` brings it")
 formulas = pytest.importorskip("pages.formulas", reason="the extra `docs` brings latex2mathml")
+docstrings = importlib.import_module("pages.docstrings")
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -156,7 +158,7 @@ def equations(page: Page) -> list[ElementTree.Element]:
 def test_formulas_are_whole_mathml(pages):
     count = 0
     for page in pages.values():
-        assert "arithmatex" not in page.text
+        assert 'class="arithmatex"' not in page.text
         for equation in equations(page):
             count += 1
             words = [text for text in equation.itertext() if "\\" in text or "&" in text]
@@ -169,7 +171,7 @@ def test_a_formula_becomes_mathml_where_it_stands():
     inline = r'<p>Let <span class="arithmatex">\(a &lt; b\)</span>.</p>'
     found = formulas.on_page_content(inline)
     assert found.startswith('<p>Let <span class="formula"')
-    assert found.endswith("</math></span>.</p>")
+    assert found.endswith("</math>.</span></p>")
     assert 'display="inline"' in found
     assert "<mo>&#x0003C;</mo>" in found
     block = '<div class="arithmatex">\\[\n\\frac{a}{b}\n\\]</div>'
@@ -218,3 +220,50 @@ def test_everything_on_the_page_says_what_it_is(api):
         assert documented.has_docstring, name
         if inspect.isclass(entry) or inspect.isroutine(entry):
             assert entry.__doc__, name
+
+
+def test_docstrings_in_one_line_have_types_from_the_signature(tmp_path):
+    code = dedent(
+        '''
+        def look(rows: int, rho: float = 0.1):
+            """Look around.
+
+            rho -> the radius.
+            w -> weights.
+            Deviation: none.
+
+            Parameters
+            ----------
+            rows : how many, a word or two.
+                And more.
+            rho
+                The radius.
+
+            Raises
+            ------
+            ValueError : no rows.
+            """
+        '''
+    )
+    (tmp_path / "made.py").write_text(code, encoding="utf-8")
+    extensions = griffe.Extensions(docstrings.OneLine())
+    module = griffe.load("made", search_paths=[str(tmp_path)], extensions=extensions)
+    text, parameters, raises = module["look"].docstring.parsed
+    assert text.value == "Look around.\n\n- rho -> the radius.\n- w -> weights.\n\nDeviation: none."
+    rows, rho = parameters.value
+    assert (str(rows.annotation), rows.description) == (
+        "int",
+        "how many, a word or two.\nAnd more.",
+    )
+    assert (str(rho.annotation), rho.description) == ("float", "The radius.")
+    (error,) = raises.value
+    assert (error.annotation, error.description) == ("ValueError", "no rows.")
+
+
+def test_no_description_stands_as_a_type(site, pages):
+    text = pages[site / "api.html"].text
+    types = re.findall(r"<b><code>[\w, ]+</code></b>\s*\((.*?)\)\s*–", text, re.DOTALL)
+    assert len(types) > 20
+    for found in types:
+        stated, _, _ = re.sub("<[^>]*>", "", found).partition(", default:")
+        compile(stated.strip(), stated, "eval")
