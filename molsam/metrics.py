@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 Kind = Literal["regression", "binary", "multiclass"]
+"""What labels are: values, 0 or 1, or one of several classes."""
 
 
 @dataclass(frozen=True)

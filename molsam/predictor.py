@@ -51,6 +51,7 @@ class Predictor:
         return Run.load(self.folder, device=self.device)
 
     def __call__(self, batch: Batch) -> Batch:
+        """The rows of `batch`, in order, with their predictions as further columns."""
         import pandas as pd
 
         frame = batch if isinstance(batch, pd.DataFrame) else pd.DataFrame(dict(batch))

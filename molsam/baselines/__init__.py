@@ -60,6 +60,7 @@ BASELINES: dict[str, Baseline] = {
         chemprop.version,
     ),
 }
+"""The baselines by the name that `molsam compare --baselines` calls them."""
 
 
 def predict(name: str, problem: Problem, split: Split, *, metric: str, seed: int) -> np.ndarray:

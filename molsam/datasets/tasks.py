@@ -20,6 +20,7 @@ from molsam.metrics import Kind
 
 BUCKET = "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/"
 MOLECULENET = "Wu et al., Chem. Sci. 2018, 9, 513, doi:10.1039/C7SC02664A"
+"""Where the tasks come from."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ MODELS: dict[str, type[CoMPT] | type[GraphTransformer]] = {
     "compt": CoMPT,
     "graph_transformer": GraphTransformer,
 }
+"""The models by the name that a recipe calls them."""
 
 __all__ = [
     "MODELS",

@@ -28,6 +28,7 @@ class Direction(NamedTuple):
 
     @classmethod
     def of(cls, tensors: Mapping[Tensor, Tensor]) -> Direction:
+        """The vector and its norm, for which the host waits once."""
         return cls(tensors, global_norm(list(tensors.values())))
 
     @property

@@ -19,7 +19,8 @@ from ..epochs import Listener, TrainingError, metric_name
 from ..preparation import Prepared, Readable
 from ..recipes import DataConfig, Recipe, RecipeError
 
-FIRST_SEED = 1000  # far from the seeds 0, 1, ... of final runs, so that their splits are others
+FIRST_SEED = 1000
+"""Of a trial's splits: far from the seeds 0, 1, ... of final runs, so that those are others."""
 MEMORY = ("out of memory", "can't allocate memory")
 
 
