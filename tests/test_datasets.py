@@ -353,6 +353,8 @@ BAD_FILES = {
         "not well formed: Expected 2 fields in line 3",
     ),
     "fields without a name": ("smiles,y\nC,0,\nN,1,\n", {}, "more fields than its header"),
+    "semicolons": ("smiles;y\nC;1,5\nN;2\n", {}, "semicolons separate its columns, not commas"),
+    "tabs": ("name\tsmiles\ty\na\tC\t1\n", {}, "tabs separate its columns, not commas"),
     "open quote": ('smiles,y\n"C,0\nN,1\n', {}, "not well formed"),
     "no rows": ("smiles,y\n", {}, "has no rows"),
     "empty": ("", {}, "is empty"),

@@ -226,6 +226,14 @@ def test_graphbolt_is_left_out_only_where_it_cannot_load(tmp_path, built_for):
     assert done.stdout.strip() == str(built_for == "this torch"), done.stderr
 
 
+def test_a_script_called_dgl_is_said_to_be_in_the_way(tmp_path):
+    (tmp_path / "dgl.py").write_text("")
+    done = run("from molsam import molecules; molecules.dgl()", tmp_path, tmp_path)
+    assert done.stderr.endswith(
+        f"ImportError: {tmp_path / 'dgl.py'} hides the package dgl; give that file another name\n"
+    )
+
+
 # Whole molecules
 
 

@@ -33,6 +33,7 @@ SMILES_NAMES = (
     "molecule",
     "structure",
 )
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 SD_FIELD = re.compile(r">[^<]*<(.+)>")
 
 
@@ -188,6 +189,7 @@ def _text(path: Path, errors: str = "strict") -> IO[str]:
 def _delimited(path: Path, chunk: int, separator: str) -> Iterator[pd.DataFrame]:
     with _text(path) as file:
         header = next(filter(None, csv.reader(file, delimiter=separator)), [])
+    _refuse_other_separators(header, separator)
     unique = len(set(header)) == len(header)
     frames = pd.read_csv(
         path,
@@ -205,6 +207,13 @@ def _delimited(path: Path, chunk: int, separator: str) -> Iterator[pd.DataFrame]
             if not isinstance(frame.index, pd.RangeIndex):
                 raise ValueError("its rows have more fields than its header has names")
             yield frame.fillna("")
+
+
+def _refuse_other_separators(header: list[str], separator: str) -> None:
+    """Refuse a file whose header is one column to us and several to its author."""
+    for other, name in SEPARATORS.items():
+        if len(header) == 1 and other != separator and other in header[0]:
+            raise ValueError(f"{name} separate its columns, not {SEPARATORS[separator]}")
 
 
 def _csv(path: Path, chunk: int) -> Iterator[pd.DataFrame]:

@@ -72,9 +72,11 @@ def _graphbolt_lacks_this_torch() -> bool:
 
 def _folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None:
         raise ImportError(
             f"{package} is not installed: pip install {package} "
             "(DGL has packages for Linux and macOS; on Windows use WSL)"
         )
+    if not spec.submodule_search_locations:
+        raise ImportError(f"{spec.origin} hides the package {package}; give that file another name")
     return Path(spec.submodule_search_locations[0])
