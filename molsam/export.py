@@ -277,7 +277,7 @@ def export(run: Run, path: str | Path) -> None:
         except RuntimeError as error:
             raise ExportError(
                 f"torch {torch.__version__} cannot write this run as {path.suffix}: "
-                f"{str(error).splitlines()[0]}"
+                + str(error).partition("\n")[0]
             ) from error
         if not _close(predict(checked), program(**checked)):
             raise ExportError(f"{path} would not predict what the run does; it was not written")
