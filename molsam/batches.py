@@ -62,10 +62,11 @@ class Batch:
     @property
     def slots(self) -> Tensor:
         """(A,) int64. Where each real atom lies in a (B * V) padded layout."""
-        within = torch.arange(len(self.atoms), device=self.sizes.device)
+        count, total = self.sizes.shape[0], self.atoms.shape[0]
+        within = torch.arange(total, device=self.sizes.device)
         starts = torch.cumsum(self.sizes, 0) - self.sizes
-        rows = torch.arange(len(self), device=self.sizes.device) * self.mask.shape[1]
-        shift = torch.repeat_interleave(rows - starts, self.sizes, output_size=len(self.atoms))
+        rows = torch.arange(count, device=self.sizes.device) * self.mask.shape[1]
+        shift = torch.repeat_interleave(rows - starts, self.sizes, output_size=total)
         return within + shift
 
     def to(self, device: torch.device | str) -> Batch:

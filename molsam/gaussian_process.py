@@ -107,13 +107,14 @@ class GaussianProcess:
         """(N, C) f, before anything is known of classes."""
         tanimoto = min_max_kernel(inputs.counts, self.counts)
         x = self.scaler.transform(inputs.descriptors)
-        rbf = rbf_kernel(x, self.descriptors, self._gamma)
+        rbf = rbf_kernel(x, self.descriptors, self.gamma)
         return (
             tanimoto @ (self.alpha * (1 - self.mix)) + rbf @ (self.alpha * self.mix) + self.center
         )
 
     @cached_property
-    def _gamma(self) -> float:
+    def gamma(self) -> float:
+        """Of the RBF kernel."""
         return rbf_unit(self.descriptors)
 
     def mixed(self, models: np.ndarray, inputs: Inputs) -> np.ndarray:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from ..screen import err
 from .comparing import compare
 from .explaining import explain
+from .exporting import export
 from .flattening import landscape
 from .listing import cache_app, data_app, recipes_app
 from .measuring import bench_app, study
@@ -27,7 +28,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, tune, predict, evaluate, explain, report, compare, study, landscape):
+for command in (
+    train, tune, predict, evaluate, explain, report, export, compare, study, landscape,
+):  # fmt: skip
     app.command()(command)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")

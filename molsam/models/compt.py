@@ -55,9 +55,9 @@ class Pairs(NamedTuple):
             pairs.flatten(0, 1).index_select(0, layout.slots)
             for pairs in (batch.pair_codes, batch.distance)
         )
-        real = batch.mask.index_select(0, layout.slots // width)
-        place = torch.arange(width, device=layout.slots.device)
-        twice = torch.where((layout.slots % width)[:, None] == place, 1, 2)
+        real = batch.mask.index_select(0, layout.home)
+        itself = layout.place[:, None] == torch.arange(width, device=layout.place.device)
+        twice = torch.where(itself, 1, 2)
         return cls(
             codes=codes,
             padding=torch.zeros_like(real, dtype=dtype).masked_fill(~real, float("-inf")),
@@ -105,7 +105,7 @@ class DistanceAttention(nn.Module):
         """
         k = self.key(bonds).unflatten(-1, (self.heads, -1)).transpose(0, 1)
         k = k * k.shape[-1] ** -0.5
-        if self.heads * len(bonds) > x.shape[1]:
+        if self.heads * bonds.shape[0] > x.shape[1]:
             q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(0, 1)
             return torch.bmm(q, k.mT).transpose(0, 1)
         W, b = (p.unflatten(0, (self.heads, -1)) for p in (self.query.weight, self.query.bias))
@@ -194,8 +194,7 @@ class CoMPT(MoleculeModel):
         bonds = self.bond_embedding(batch.bonds) * scale
         x = self.atom_embedding(batch.atoms) * scale
         if self.positions is not None:
-            place = layout.slots % batch.mask.shape[1]
-            x = x + self.positions(place.clamp(max=self.config.positions - 1))
+            x = x + self.positions(layout.place.clamp(max=self.config.positions - 1))
         for layer in self.layers:
             x = layer(x, bonds, pairs, layout)
         return self.norm(x)

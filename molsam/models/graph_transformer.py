@@ -181,7 +181,7 @@ class GraphTransformer(MoleculeModel):
 
 def _spread(table: Tensor, codes: Tensor) -> Tensor:
     """Rows of `table` (K, H) at `codes` (B, V, V), laid out (B, H, V, V)."""
-    count, heads = len(codes), table.shape[1]
+    count, heads = codes.shape[0], table.shape[1]
     places = codes.flatten(1)[:, None].expand(-1, heads, -1)
     found = table.T.expand(count, -1, -1).gather(2, places)
     return found.unflatten(2, codes.shape[1:])

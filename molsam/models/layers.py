@@ -21,20 +21,26 @@ class Layout(NamedTuple):
     """Where packed atoms lie when their molecules are padded to one width.
 
     sizes -> (B,) atoms of each molecule; mask -> (B, V) real atoms; slots -> (A,) rows of the
-    atoms in (B * V); head_slots -> (A * H,) rows of the atoms' heads in (B * H * V).
+    atoms in (B * V); home, place -> (A,) the molecule of an atom, its place there; head_slots ->
+    (A * H,) rows of the atoms' heads in (B * H * V).
     """
 
     sizes: Tensor
     mask: Tensor
     slots: Tensor
+    home: Tensor
+    place: Tensor
     head_slots: Tensor
 
     @classmethod
     def of(cls, sizes: Tensor, mask: Tensor, slots: Tensor, heads: int) -> Layout:
         """The layout of a batch whose atoms are split into `heads`."""
         width = mask.shape[1]
-        block = (slots // width)[:, None] * heads + torch.arange(heads, device=slots.device)
-        return cls(sizes, mask, slots, (block * width + (slots % width)[:, None]).flatten())
+        home = slots // width
+        place = slots - home * width
+        block = home[:, None] * heads + torch.arange(heads, device=slots.device)
+        head_slots = (block * width + place[:, None]).flatten()
+        return cls(sizes, mask, slots, home, place, head_slots)
 
     def pad(self, x: Tensor, fill: float = 0.0) -> Tensor:
         """(A, ...) -> (B, V, ...), `fill` on padding."""
@@ -49,7 +55,7 @@ class Layout(NamedTuple):
 
     def pack_heads(self, x: Tensor) -> Tensor:
         """(B * H, V, C) -> (A, H * C), the inverse of `pad_heads`."""
-        return x.flatten(0, 1).index_select(0, self.head_slots).view(len(self.slots), -1)
+        return x.flatten(0, 1).index_select(0, self.head_slots).view(self.slots.shape[0], -1)
 
 
 class ScaleNorm(nn.Module):
