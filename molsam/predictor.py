@@ -67,5 +67,5 @@ class Predictor:
 def _array(column: pd.Series) -> np.ndarray:
     """Values of numpy and Python alone: None where a row has no truth value."""
     if column.dtype == "boolean":
-        return column.to_numpy(dtype=object, na_value=None)
+        column = column.astype(object).where(column.notna(), None)
     return column.to_numpy()

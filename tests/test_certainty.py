@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -290,3 +292,37 @@ def test_one_without_is_a_run_all_the_same(trained):
     found = bare.predict(tiny.DRUGS)
     assert not {"similarity", "in domain"} & set(found)
     assert not [name for name in found if name.endswith((" low", " high")) or "calibrated" in name]
+
+
+# What docs/studies/certainty.py measures
+
+SCRIPT = Path(__file__).parents[1] / "docs/studies/certainty.py"
+SPEC = importlib.util.spec_from_file_location("measured_certainty", SCRIPT)
+assert SPEC is not None
+assert SPEC.loader is not None
+measured = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(measured)
+
+
+def test_what_is_measured_is_in_the_table_of_test_rows(trained):
+    table, run = trained
+    if table.classes:
+        return  # the script serves values and two classes
+    row, written = measured.measure(run), pd.read_csv(run.folder / "predictions.csv")
+    assert row["n_test"] == len(written)
+    assert row["outside"] == (~written["in domain"]).sum()
+    y, mean = (
+        written[[f"{word} {name}" for name in names]].to_numpy(float)
+        for word, names in (("measured", table.tasks), ("predicted", run.columns()))
+    )
+    known = ~np.isnan(y)
+    if table.kind == "regression":
+        low, high = (
+            written[[f"predicted {name}" for name in columns_of(run, ending)]].to_numpy()
+            for ending in (" low", " high")
+        )
+        assert row["within_90%"] == pytest.approx(((low <= y) & (y <= high))[known].mean())
+        assert row["width_90%"] == pytest.approx(np.median(high - low), rel=1e-4)
+    else:
+        p = np.where(y == 1, mean, 1 - mean)[known]
+        assert row["log_loss_raw"] == pytest.approx(-np.log(p).mean(), rel=1e-4)

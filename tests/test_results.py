@@ -7,7 +7,7 @@ import pytest
 
 from molsam.comparison import Row, read_rows
 from molsam.studies import write_rows
-from pages import commands, results, studies
+from pages import certainty, commands, results, studies
 
 RECIPES = sorted(results.RECIPES.glob("*.toml"))
 PROTOCOL = results.PAPER_PROTOCOL
@@ -125,6 +125,12 @@ def studied(task: str, variant: str, seed: int, test: float) -> dict:
 def test_the_tables_of_studies_are_those_of_the_evidence():
     text = studies.PAGE.read_text(encoding="utf-8")
     assert studies.page(text) == text, "make results"
+
+
+def test_the_tables_of_certainty_are_those_of_the_evidence():
+    text = certainty.PAGE.read_text(encoding="utf-8")
+    assert certainty.page(text) == text, "make results"
+    assert "| esol (5) | " in text
 
 
 def test_a_table_of_a_study_says_how_far_variants_are_ahead(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """`make results`."""
 
-from . import commands, results, studies
+from . import certainty, commands, results, studies
 
 commands.main()
 results.main()
 studies.main()
+certainty.main()

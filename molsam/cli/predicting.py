@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +58,7 @@ def predict(
         else:
             rows, bad = _write_frames(frames, output)
     if output is None:
-        screen.show_frame(first, spare=_spare(list(first)[-ours:], model))
+        screen.show_frame(first, spare=_spare(map(str, first.columns[-ours:]), model))
     else:
         out.print(f"{rows:,} rows written to {escape(str(output))}", soft_wrap=True)
         if bad:
@@ -91,7 +91,7 @@ def evaluate(
     out.print(screen.score_table({str(table): [found["scores"]]}))
 
 
-def _spare(ours: Sequence[str], run: Run) -> list[str]:
+def _spare(ours: Iterable[str], run: Run) -> list[str]:
     """Of our columns those that a narrow screen can do without, the first of them first."""
     beside = [name for name in ours if name.removeprefix("predicted ") not in run.columns()]
     return list(dict.fromkeys(name for word in SPARE for name in beside if word in name))
