@@ -232,3 +232,20 @@ def test_the_score_lies_in_what_chance_allows(run):
     assert low <= run.scores["test"][metric]["mean"] <= high
     assert low < high
     assert pd.notna([low, high]).all()
+
+
+def test_test_rows_without_labels_are_no_error(tmp_path):
+    """And names of classes that pandas would take for numbers or for nothing."""
+    table = tiny.multiclass()
+    table = replace(table, classes=("1.50", "NA", "None"))
+    folds = np.array(["train"] * 30 + ["valid"] * 15 + ["test"] * (len(table) - 45), dtype=object)
+    y = table.y.copy()
+    y[folds == "test"] = np.nan
+    recipe = tiny.recipe(epochs=1).change({"split": "column", "split_column": "part"})
+    with tiny.undrawn():
+        bare = fit(recipe, replace(table, y=y, folds=list(folds)), out=tmp_path / "bare")
+        full = fit(recipe, replace(table, folds=list(folds)), out=tmp_path / "full")
+    assert "No test row has a label." in Reader(report.page(bare)).text
+    test = HeldOut.of(full)
+    assert test is not None
+    np.testing.assert_array_equal(test.y, table.y[folds == "test"])

@@ -78,7 +78,8 @@ def test_what_is_compared_on_few_seeds_names_those():
     assert "- esol, seeds 1, 2: random forest wins over molsam x5" in text
 
 
-def test_a_recipe_that_was_not_run_says_so():
+def test_a_recipe_that_was_not_run_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "TRIALS", tmp_path)
     assert "- esol: the recipe was not run." in results.page(FOREST, results.BEGIN + results.END)
     path = results.RECIPES / "esol.toml"
     assert results.EVIDENCE not in results.recipe(
@@ -86,7 +87,8 @@ def test_a_recipe_that_was_not_run_says_so():
     )
 
 
-def test_evidence_is_replaced_not_added():
+def test_evidence_is_replaced_not_added(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "TRIALS", tmp_path)
     path, first = results.RECIPES / "esol.toml", "# title\n\ntask = 'esol'\n"
     once = results.recipe([*OURS, *ALONE], path, first)
     assert "#     ensemble of 5: .700 ± .158\n" in once

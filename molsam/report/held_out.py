@@ -50,7 +50,8 @@ class HeldOut:
         path = run.folder / "predictions.csv"
         if not path.is_file():
             return None
-        table, info, data = pd.read_csv(path, keep_default_na=False), run.info, run.recipe.data
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        info, data = run.info, run.recipe.data
         names = [f"predicted {column}" for column in run.columns()]
 
         def numbers(columns: Iterable[str]) -> np.ndarray:
@@ -59,7 +60,7 @@ class HeldOut:
         measured = [f"measured {task}" for task in info.tasks]
         if info.classes:
             code = {name: float(c) for c, name in enumerate(info.classes)}
-            y = np.stack([table[name].astype(str).map(code) for name in measured], 1)
+            y = np.stack([table[name].map(code) for name in measured], 1)
             each = [numbers(f"{name} p({c})" for c in info.classes) for name in names]
             mean = np.stack(each, 1)
         else:
@@ -68,13 +69,13 @@ class HeldOut:
         read = molecules.parse_many(table["smiles"], salts=data.salts, charges=data.charges)
         return cls(
             run=run,
-            rows=table["row"].to_numpy(),
+            rows=numbers(["row"])[:, 0].astype(int),
             mols=read.mols,
             y=y,
             mean=mean,
             std=numbers(stds) if stds[0] in table else np.zeros(y.shape),
-            similarity=table["similarity"].to_numpy(float),
-            inside=table["in domain"].astype(str).eq("True").to_numpy(),
+            similarity=numbers(["similarity"])[:, 0],
+            inside=table["in domain"].eq("True").to_numpy(),
         )
 
     @cached_property

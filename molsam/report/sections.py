@@ -22,8 +22,8 @@ COVERAGES = (0.5, 0.8, 0.9, 0.95)
 
 def scores(run: Run, test: HeldOut | None) -> list[Part]:
     """Every metric on validation and test rows, and how far chance may carry the main one."""
-    found, kind = run.scores, run.info.kind
-    main = run.recipe.training.metric or metrics.default_metric(kind)
+    found = run.scores
+    main = run.recipe.training.metric or metrics.default_metric(run.info.kind)
     held = [part for part in ("valid", "test", FOREST) if part in found]
     titles = {"valid": "validation", "test": "test", FOREST: FOREST}
     rows = []
@@ -32,8 +32,8 @@ def scores(run: Run, test: HeldOut | None) -> list[Part]:
         rows.append([title, *(number(found[part][name]["mean"]) for part in held)])
     parts = [table(["metric", *(titles[part] for part in held)], rows)]
     title = metrics.METRICS[main].title
-    if test is not None:
-        low, high = resampled(main, test)
+    low, high = resampled(main, test) if test is not None else (np.nan, np.nan)
+    if not np.isnan(low):
         parts.append(
             text(
                 f"{title} of the test rows lies between {number(low)} and {number(high)} in 95% of "
@@ -90,6 +90,8 @@ def calibration(run: Run, test: HeldOut) -> list[Part]:
     """How many intervals hold the truth; or how far probabilities are from shares."""
     assert run.certainty is not None
     known = ~np.isnan(test.y)
+    if not known.any():
+        return [text("No test row has a label.")]
     if run.info.kind == "regression":
         rows = []
         for coverage in COVERAGES:
