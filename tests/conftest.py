@@ -94,3 +94,13 @@ def sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def rdkit_logs() -> Iterator[None]:
+    """RDKit tells its errors afterwards: dgllife, imported by itself, turns them off."""
+    from rdkit.rdBase import EnableLog
+
+    yield
+    EnableLog("rdApp.warning")
+    EnableLog("rdApp.error")
