@@ -119,6 +119,11 @@ def _quantile(scores: np.ndarray, coverage: float) -> float:
     return float(scores[rank - 1]) if rank <= len(scores) else math.inf
 
 
+def of_classes(p: np.ndarray) -> np.ndarray:
+    """Probabilities (N, T) of class 1 as those of both, (N, T, 2); of more, (N, T, C), as is."""
+    return np.stack([1 - p, p], axis=-1) if p.ndim == 2 else p
+
+
 def tempered(p: np.ndarray, temperature: float) -> np.ndarray:
     """softmax(log p / T): Guo et al., ICML 2017, equation 9, of probabilities in place of logits.
 
@@ -145,5 +150,4 @@ def temperature_of(y: np.ndarray, p: np.ndarray) -> float:
 
 def _logs(p: np.ndarray) -> np.ndarray:
     """Logarithms of the probabilities of all classes, (N, T, C), no class impossible."""
-    each = np.stack([1 - p, p], axis=-1) if p.ndim == 2 else p
-    return np.log(each.clip(TINY, 1))
+    return np.log(of_classes(p).clip(TINY, 1))

@@ -93,22 +93,25 @@ def parity(axes: Axes, y: np.ndarray, prediction: np.ndarray, name: str) -> None
 
 def roc(axes: Axes, y: np.ndarray, prediction: np.ndarray, name: str) -> None:
     """True against false positive rate as the threshold falls."""
-    order = np.argsort(-prediction, kind="stable")
-    ends = np.append(np.diff(prediction[order]) != 0, True)
-    found = np.append(0, np.cumsum(y[order] == 1)[ends])
-    false = np.append(0, np.cumsum(y[order] == 0)[ends])
+    found, asked = (np.append(0, counts) for counts in by_threshold(y, prediction))
+    false = asked - found
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     axes.plot(false / max(1, false[-1]), found / max(1, found[-1]), color=BLUE)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
     axes.set_title(f"{name}\ntest, {found[-1]} of {len(y)} positive", fontsize=9)
 
 
+def by_threshold(y: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positives, and molecules in all, that are predicted to be no less than each value that is
+    predicted, from the highest on."""
+    order = np.argsort(-prediction, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(prediction[order]) != 0, True))
+    return np.cumsum(y[order] == 1)[ends], ends + 1
+
+
 def precision_recall(axes: Axes, y: np.ndarray, prediction: np.ndarray, name: str) -> None:
     """Precision against recall as the threshold falls, with the share of positives."""
-    order = np.argsort(-prediction, kind="stable")
-    ends = np.append(np.diff(prediction[order]) != 0, True)
-    found = np.cumsum(y[order] == 1)[ends]
-    asked = np.flatnonzero(ends) + 1
+    found, asked = by_threshold(y, prediction)
     axes.axhline(found[-1] / len(y), color=GREY, linewidth=1)
     axes.step(found / max(1, found[-1]), found / asked, color=BLUE, where="post")
     axes.set(xlabel="recall", ylabel="precision", aspect="equal", xlim=(0, 1.02), ylim=(0, 1.02))

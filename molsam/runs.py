@@ -329,9 +329,8 @@ class Run:
         read = read or read_molecules([], self.recipe.data)
         mean, std = self.predict_read(read)
         spread = self.spread_with_dropout(read, passes) if passes else None
-        counts = read.fingerprints
-        if counts is None and not len(read.index):
-            counts = np.zeros((0, molecules.MORGAN_SIZE))
+        empty = np.zeros((0, molecules.MORGAN_SIZE))
+        counts = read.fingerprints if len(read.index) else empty
         found = self.outcomes(mean, std, counts, coverage=coverage, spread=spread)
         ours: dict[str, Any] = {}
         for name, column in found.items():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pandas as pd
 
-from .text import DOCS, filled, line, number
+from .text import DOCS, filled, line, spread
 
 PAGE = DOCS / "certainty.md"
 ROWS = DOCS / "studies" / "certainty.csv"
@@ -51,11 +51,6 @@ def table(rows: pd.DataFrame, columns: dict[str, str]) -> Iterator[str]:
     yield line(["runs", *columns.values()])
     yield line(["---"] * (1 + len(columns)))
     for task, of_task in rows.groupby("task"):
-        cells = (spread(of_task[name].tolist()) for name in columns)
+        found = of_task[list(columns)]
+        cells = (spread(*both) for both in zip(found.mean(), found.std(), strict=True))
         yield line([f"{task} ({len(of_task)})", *cells])
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    found = pd.Series(values)
-    return f"{number(float(found.mean()))} ± {number(float(found.std()))}"

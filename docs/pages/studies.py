@@ -14,7 +14,7 @@ from molsam.metrics import METRICS
 from molsam.studies import STUDIES, Contest, costs, draw_gains, gains, summarize, verdicts
 from molsam.studies.rows import Rows
 
-from .text import DOCS, filled, line, number
+from .text import DOCS, filled, line, spread
 
 PAGE = DOCS / "studies.md"
 ROWS = DOCS / "studies"
@@ -102,8 +102,3 @@ def spent(cost: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
     ratio = f"{cost['seconds'] / reference['seconds']:.2f}" if reference else ""
     counts = [f"{cost[name]:,.0f}" for name in ("epochs", "gradients")]
     return [*counts, ratio, f"{cost['train_loss']:.2g}", f"{cost['sharpness']:.3g}"]
-
-
-def spread(mean: float, sd: float) -> str:
-    """`.612 ± .034`, of one seed `.612`."""
-    return number(mean) + ("" if math.isnan(sd) else f" ± {number(sd)}")

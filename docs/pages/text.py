@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,3 +24,8 @@ def line(cells: Iterable[str]) -> str:
 def number(value: float) -> str:
     """Three decimals, without the zero before them."""
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+
+def spread(mean: float, sd: float) -> str:
+    """`.612 ± .034`, of one seed `.612`."""
+    return number(mean) + ("" if math.isnan(sd) else f" ± {number(sd)}")

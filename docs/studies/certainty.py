@@ -16,11 +16,11 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from molsam import Run
+from molsam.files import write_csv
 from molsam.metrics import calibration_error
-from molsam.report.held_out import HeldOut, mean_errors, mean_of
+from molsam.report.held_out import COVERAGES, HeldOut, mean_errors, mean_of
 
 ROWS = Path(__file__).with_suffix(".csv")
-COVERAGES = (0.5, 0.8, 0.9, 0.95)
 
 
 def measure(run: Run) -> dict[str, Any]:
@@ -32,9 +32,9 @@ def measure(run: Run) -> dict[str, Any]:
     row: dict[str, Any] = {"seed": run.info.seed, "n_test": len(error)}
     if run.info.kind == "regression":
         for coverage in COVERAGES:
-            low, high = sure.interval(test.mean, test.std, coverage)
-            row[f"within_{coverage:.0%}"] = ((low <= test.y) & (test.y <= high))[known].mean()
-            row[f"width_{coverage:.0%}"] = np.median(high - low)
+            within, widths = test.within(coverage)
+            row[f"within_{coverage:.0%}"] = within
+            row[f"width_{coverage:.0%}"] = np.median(widths)
     else:
         row["temperature"] = sure.temperature
         for name, p in (("raw", test.mean), ("calibrated", sure.calibrated(test.mean))):
@@ -59,4 +59,4 @@ def rank(error: np.ndarray, x: np.ndarray) -> float:
 if __name__ == "__main__":
     runs = [Run.load(folder, device="cpu") for folder in sys.argv[1:]]
     rows = [{"task": Path(run.info.source).stem, **measure(run)} for run in runs]
-    pd.DataFrame(rows).to_csv(ROWS, index=False, float_format="%.6g")
+    write_csv(ROWS, pd.DataFrame(rows))

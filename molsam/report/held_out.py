@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import metrics, molecules
+from ..certainty import of_classes
+from ..files import read_json, sealed
 from ..runs import Run
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
+COVERAGES = (0.5, 0.8, 0.9, 0.95)
 DRAWS = 200  # of test rows, with replacement
 
 
@@ -85,10 +88,16 @@ class HeldOut:
         if self.run.info.kind == "regression":
             many = len(self.run.info.tasks) > 1
             return np.abs(self.mean - self.y) / (self.run.scalers.target.scale if many else 1)
-        p = self.mean if self.mean.ndim == 3 else np.stack([1 - self.mean, self.mean], axis=-1)
         truth = np.nan_to_num(self.y).astype(int)
-        wrong = 1 - np.take_along_axis(p, truth[..., None], axis=-1)[..., 0]
+        wrong = 1 - np.take_along_axis(of_classes(self.mean), truth[..., None], axis=-1)[..., 0]
         return np.where(np.isnan(self.y), np.nan, wrong)
+
+    def within(self, coverage: float) -> tuple[float, np.ndarray]:
+        """The share of values in the run's intervals, and the median width, (T,), of these."""
+        assert self.run.certainty is not None
+        low, high = self.run.certainty.interval(self.mean, self.std, coverage)
+        inside = (low <= self.y) & (self.y <= high)
+        return float(inside[~np.isnan(self.y)].mean()), np.median(high - low, axis=0)
 
     @property
     def error_name(self) -> str:
@@ -118,8 +127,8 @@ def beside(run: Run, metric: str) -> list[float]:
     """Test scores of finished runs with the same recipe and other seeds, beside this one."""
     if not (run.folder.parent / "repeats.json").is_file():
         return []
-    others = (Run.load(path) for path in sorted(run.folder.parent.glob("seed-*")))
-    done = [other.scores for other in others if other.finished]
+    folders = sorted(run.folder.parent.glob("seed-*"))
+    done = [read_json(folder / "scores.json") for folder in folders if sealed(folder)]
     scored = [each["test"][metric]["mean"] for each in done if "test" in each]
     return scored if len(scored) > 1 else []
 

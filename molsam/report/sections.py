@@ -9,7 +9,17 @@ import numpy as np
 from .. import metrics, molecules, pictures
 from ..pictures import BLUE, GREY, ORANGE, PANELS, new_figure
 from ..runs import FIRST_MEMBER, FOREST, MODELS_ALONE, Run
-from .held_out import DRAWS, HeldOut, beside, binned, by_scaffold, mean_errors, mean_of, resampled
+from .held_out import (
+    COVERAGES,
+    DRAWS,
+    HeldOut,
+    beside,
+    binned,
+    by_scaffold,
+    mean_errors,
+    mean_of,
+    resampled,
+)
 from .parts import Part, drawings, figure, number, table, text
 
 if TYPE_CHECKING:
@@ -17,7 +27,6 @@ if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
 SHOWN = 12  # molecules, scaffolds, unreadable rows
-COVERAGES = (0.5, 0.8, 0.9, 0.95)
 
 
 def scores(run: Run, test: HeldOut | None) -> list[Part]:
@@ -95,10 +104,9 @@ def calibration(run: Run, test: HeldOut) -> list[Part]:
     if run.info.kind == "regression":
         rows = []
         for coverage in COVERAGES:
-            low, high = run.certainty.interval(test.mean, test.std, coverage)
-            within = ((low <= test.y) & (test.y <= high))[known].mean()
-            widths = [number(width) for width in np.median(high - low, axis=0)]
-            rows.append([f"{coverage:.0%}", f"{within:.1%}", ", ".join(widths[:PANELS])])
+            within, widths = test.within(coverage)
+            shown = ", ".join(map(number, widths[:PANELS]))
+            rows.append([f"{coverage:.0%}", f"{within:.1%}", shown])
         return [
             text(
                 "Intervals are fitted to the validation rows. They keep their promise for "
