@@ -16,7 +16,7 @@ from .datasets import MoleculeTable
 from .epochs import Trainer
 from .files import RunError, read_json, write_csv
 from .pictures import GREY, new_figure, save_figure
-from .preparation import prepare
+from .preparation import load_table, prepare
 from .runs import Run
 from .splits import PARTS
 from .training import as_read
@@ -51,12 +51,17 @@ class Surroundings:
 
 
 def survey(
-    run: Run, table: MoleculeTable, *, name: str | None = None, seed: int = 0, points: int = 15
+    run: Run,
+    data: MoleculeTable | str | Path,
+    *,
+    name: str | None = None,
+    seed: int = 0,
+    points: int = 15,
 ) -> Surroundings:
     """Look around the weights of a run, on up to 512 of the rows that it was trained on.
 
-    table -> the data of the run; points -> on each axis of the plane, odd, so that the weights
-    themselves are one.
+    data -> that of the run, as `fit` takes it; points -> on each axis of the plane, odd, so that
+    the weights themselves are one.
 
     Raises
     ------
@@ -66,6 +71,8 @@ def survey(
         raise RunError(f"{points} points: take an odd number from 3 on, so that one is the weights")
     import pandas as pd
 
+    is_read = isinstance(data, MoleculeTable)
+    table = data if is_read else load_table(run.recipe, data, kind=run.info.kind)
     trainer = trainer_of(run, table)
     model = run.models[0]
     terms, parameters = trainer.loss_terms(model), list(model.parameters())

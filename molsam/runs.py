@@ -113,7 +113,9 @@ class Run:
     def models(self) -> list[MoleculeModel]:
         """The ensemble, in evaluation mode on `device`."""
         if not self.members:
-            raise RunError(f"{self.folder} has no trained model yet; go on with --resume")
+            raise RunError(
+                f"{self.folder} has no trained model yet; go on with its training (resume)"
+            )
         return [self._load_model(member / WEIGHTS) for member in self.members]
 
     @cached_property

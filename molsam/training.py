@@ -99,7 +99,9 @@ def fit_repeats(
         write_atomic(folder / "recipe.toml", recipe.to_toml().encode())
         write_json(record, request.model_dump())
     elif read_model(record, Repeats) != request or Recipe.load(folder / "recipe.toml") != recipe:
-        raise RunError(f"{folder} holds repeats with another recipe or data; choose another --out")
+        raise RunError(
+            f"{folder} holds repeats with another recipe or data; name another folder (out)"
+        )
     return [
         fit(recipe, data, out=folder / f"seed-{s}", seed=s, resume=True, **choices)
         for s in range(seed, seed + repeats)
@@ -129,9 +131,11 @@ def open_folder(out: str | Path | None, source: str, resume: bool) -> Path:
         return next(f for n in range(1, 10**6) if not (f := Path("runs") / f"{stem}-{n}").exists())
     folder = Path(out)
     if folder.is_file():
-        raise RunError(f"{folder} is a file; --out names a folder")
+        raise RunError(f"{folder} is a file; name a folder (out)")
     if not resume and folder.is_dir() and any(folder.iterdir()):
-        raise RunError(f"{folder} is not empty; choose another --out, or go on with --resume")
+        raise RunError(
+            f"{folder} is not empty; name another folder (out), or go on with its run (resume)"
+        )
     return folder
 
 
@@ -207,7 +211,7 @@ def check_same(run: Run, recipe: Recipe, info: RunInfo) -> None:
     }
     if not all(same.values()):
         other = " and ".join(name for name, equal in same.items() if not equal)
-        raise RunError(f"{run.folder} was started with another {other}; choose another --out")
+        raise RunError(f"{run.folder} was started with another {other}; name another folder (out)")
 
 
 def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:

@@ -252,7 +252,9 @@ def test_rows_of_other_data_are_refused(tmp_path):
     path = tmp_path / "b.csv"
     baseline_rows(compared([0]), TWO[:1], path)
     changed = replace(tiny.regression(), y=tiny.regression().y + 1)
-    with pytest.raises(CompareError, match=r"the data or the metric differ; choose another --out"):
+    with pytest.raises(
+        CompareError, match=r"the data or the metric differ; name another file \(out\)"
+    ):
         baseline_rows(compared([0], changed), TWO[:1], path)
     with pytest.raises(CompareError, match=r"was scored by rmse .* \(mae, "):
         baseline_rows(compared([0], **{"training.metric": "mae"}), TWO[:1], path)

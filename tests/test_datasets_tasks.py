@@ -224,6 +224,23 @@ def test_loading_asks_for_labels(tmp_path: Path) -> None:
 # --- checks -------------------------------------------------------------------------------------
 
 
+def test_a_check_finds_rows_that_salts_and_charges_make_one_molecule(tmp_path: Path) -> None:
+    text = """smiles,y
+CC(=O)O,1
+CC(=O)[O-].[Na+],1
+[O-]C(C)=O,1
+CC(=O)OC,1
+OC(C)=O,1
+C[N+](=O)[O-],2
+C[N+](=O)[O-].C,2
+[NH3+]CC([O-])=O,3
+[Cl-].[Na+],4
+"""
+    report = datasets.check(read_table(write(tmp_path, text)))
+    assert report.duplicates == ((1, 5),)
+    assert report.related == ((1, 2, 3, 5), (6, 7))
+
+
 def test_a_check_reports_what_spoils_training(tmp_path: Path) -> None:
     text = """smiles,y,z
 OCC,1.5,1
@@ -241,6 +258,7 @@ C1=CC=CC=C1,4,1
     assert "nonsense" in str(report.unreadable[0])
     assert report.duplicates == ((1, 3, 6), (5, 7))
     assert report.conflicts == ((1, 3, 6),)
+    assert report.related == ()
     assert report.salts == (4,)
     assert report.atoms == (2, 6)
     y, z = report.labels

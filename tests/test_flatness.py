@@ -44,7 +44,7 @@ def test_the_middle_is_the_run_itself(runs):
     assert len(found.plane) == 9
     assert found.plane["loss"].max() > found.loss
     assert tiny.same_weights(run, load(run.folder))
-    again = survey(load(run.folder), table, points=3)
+    again = survey(load(run.folder), run.info.source, points=3)
     pd.testing.assert_frame_equal(again.plane, found.plane)
     other = survey(load(run.folder), table, points=3, seed=1)
     assert not np.allclose(other.plane["loss"], found.plane["loss"])

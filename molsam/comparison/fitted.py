@@ -54,7 +54,7 @@ def baseline_rows(
                 raise CompareError(
                     f"{path}: {name} of {row.task}, seed {seed}, was scored by {row.metric} on "
                     f"split {row.split}, which is not today's ({wanted.metric}, {wanted.split}): "
-                    "the data or the metric differ; choose another --out"
+                    "the data or the metric differ; name another file (out)"
                 )
             rows.append(row)
     return rows

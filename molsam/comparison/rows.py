@@ -57,7 +57,7 @@ def read_rows(path: Path) -> list[Row]:
     header, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8") or "\n"))
     if tuple(header) != Row._fields:
         raise CompareError(
-            f"{path} has other columns than {', '.join(Row._fields)}; choose another --out"
+            f"{path} has other columns than {', '.join(Row._fields)}; name another file (out)"
         )
     return [_parse_row(path, number, line) for number, line in enumerate(lines, start=1)]
 
@@ -84,5 +84,5 @@ def _parse_row(path: Path, number: int, line: list[str]) -> Row:
         return Row._make(kind(cell) for kind, cell in zip(types, line, strict=True))
     except ValueError as error:
         raise CompareError(
-            f"{path}: row {number} cannot be read ({error}); correct it, or choose another --out"
+            f"{path}: row {number} cannot be read ({error}); correct it, or name another file (out)"
         ) from error

@@ -33,6 +33,8 @@ class CheckReport:
     unreadable : one error a row, with row, text and reason.
     duplicates : rows that hold the same molecule, a group each.
     conflicts : those groups in which two labels of one task differ.
+    related : rows whose molecules differ, but no longer as their largest fragments without charges,
+        a group each.
     salts : rows of more than one fragment.
     atoms : heavy atoms of the smallest and the largest molecule; (0, 0) if none can be read.
     labels : one entry a task.
@@ -43,6 +45,7 @@ class CheckReport:
     unreadable: tuple[InvalidMolecule, ...]
     duplicates: tuple[tuple[int, ...], ...]
     conflicts: tuple[tuple[int, ...], ...]
+    related: tuple[tuple[int, ...], ...]
     salts: tuple[int, ...]
     atoms: tuple[int, int]
     labels: tuple[Labels, ...]
@@ -55,6 +58,10 @@ def check(table: MoleculeTable) -> CheckReport:
     names = [canonical_smiles(mol) for mol in parsed.mols]
     sizes = [mol.GetNumHeavyAtoms() for mol in parsed.mols] or [0]
     groups = _groups(names, parsed.index)
+    bare = parse_many(names, salts="largest", charges="neutralize")
+    parents = [canonical_smiles(mol) for mol in bare.mols]
+    spelt = dict(zip(parsed.index.tolist(), names, strict=True))
+    kin = _groups(parents, parsed.index[bare.index])
     return CheckReport(
         source=table.source,
         rows=len(table),
@@ -64,6 +71,7 @@ def check(table: MoleculeTable) -> CheckReport:
         ),
         duplicates=tuple(_rows(table, group) for group in groups),
         conflicts=tuple(_rows(table, group) for group in groups if _conflict(table.y[group])),
+        related=tuple(_rows(table, rows) for rows in kin if len({spelt[row] for row in rows}) > 1),
         salts=tuple(int(row) for row, name in zip(rows, names, strict=True) if "." in name),
         atoms=(min(sizes), max(sizes)),
         labels=tuple(_labels(table, task) for task in range(len(table.tasks))),

@@ -47,6 +47,7 @@ def say_check(report: CheckReport) -> None:
     groups = {
         "the same molecule": report.duplicates,
         "of these with other labels": report.conflicts,
+        "the same but for salts or charges": report.related,
     }
     size = f"{report.rows:,} rows, {low} to {high} heavy atoms"
     out.print(f"{escape(report.source)}: {size}", soft_wrap=True)

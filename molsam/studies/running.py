@@ -78,7 +78,9 @@ def finished_runs(study: Study, folder: Path) -> Runs:
             if sealed(path):
                 run = Run.load(path, device="cpu")
                 if run.recipe != study.recipe(task, variant):
-                    raise StudyError(f"{path} was trained by another recipe; choose another --out")
+                    raise StudyError(
+                        f"{path} was trained by another recipe; name another folder (out)"
+                    )
                 found[task, variant, seed] = run
     return found
 

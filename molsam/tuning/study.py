@@ -433,7 +433,7 @@ def _refuse_difference(folder: Path, known: Request, request: Request) -> None:
     changed = [k for k, v in known.model_dump().items() if v != getattr(request, k)]
     other = " and ".join(word for key in changed if (word := named.get(key, key)))
     if other:
-        raise TuningError(f"{folder} holds a study with another {other}; choose another --out")
+        raise TuningError(f"{folder} holds a study with another {other}; name another folder (out)")
 
 
 def _elsewhere(folder: Path, known: Request) -> TuningError:
