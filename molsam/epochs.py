@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +38,15 @@ SHARPNESS_ROWS = 512
 
 class TrainingError(ValueError):
     """Training cannot start or go on: says where it stood and what to try."""
+
+
+class Divergence(TrainingError):
+    """A loss that is no number, most often after steps that were too long."""
+
+    def __init__(self, where: str, epochs: int) -> None:
+        kept = f"the weights of epoch {epochs} are kept" if epochs else "no epoch was finished"
+        advice = "try a lower optimizer.lr or optimizer.rho, or set training.clip_norm"
+        super().__init__(f"{where}, as after steps that are too long: {advice}; {kept}")
 
 
 @dataclass(frozen=True)
@@ -185,8 +194,12 @@ class Trainer:
         with tensorboard(folder, member.epoch) as add_to_tensorboard:
             while member.epoch < self.settings.epochs and not self._out_of_patience(member):
                 torch.manual_seed(derive_seed(self.run.info.seed, member.number, member.epoch + 1))
-                row = self._epoch(member) | self._validate(member) | self._sharpness(member)
-                refuse_divergence(row)
+                try:
+                    row = self._epoch(member) | self._validate(member) | self._sharpness(member)
+                except Divergence:
+                    if member.epoch:
+                        save_weights(folder, member)
+                    raise
                 member.history.append(row)
                 member.epoch += 1
                 write_history(folder, member.history)  # first, or the last row may stay unwritten
@@ -207,7 +220,8 @@ class Trainer:
         start_epoch(member, self.run.recipe.optimizer)
         watch = diagnostics(member, self.run.recipe.optimizer)
         member.model.train()
-        total = torch.zeros((), device=self.run.device)
+        losses = torch.zeros(len(batches), device=self.run.device)
+        rates: list[float] = []
         gradients = 0
         began = time.perf_counter()
         for step, index in enumerate(batches):
@@ -216,15 +230,18 @@ class Trainer:
             loss, calls = self._step(member, batch, watch or member.optimizer)
             if member.average:
                 member.average.update_parameters(member.model)
-            total += loss.detach() * len(index)
+            losses[step] = loss.detach()
+            rates.append(member.optimizer.param_groups[0]["lr"])
             gradients += calls
             done = (step + 1) / len(batches)
             self._tell(member, done, done * len(self.sizes) / (time.perf_counter() - began))
+        each = losses.tolist()
         seconds = time.perf_counter() - began
+        refuse_divergence(each, rates, member.epoch)
         group = member.optimizer.param_groups[0]
         return {
             "epoch": member.epoch + 1,
-            "loss": float(total) / len(self.sizes),
+            "loss": float(np.average(each, weights=[len(index) for index in batches])),
             "lr": group["lr"],
             "rho": group.get("rho", 0.0),
             "gradients": gradients,
@@ -278,6 +295,10 @@ class Trainer:
         outputs = inference.infer(member.judged, self.packed, self.run.recipe, index)
         y = self.packed.y[index].cpu()
         loss = float(self.loss(outputs, torch.nan_to_num(y), ~torch.isnan(y)))
+        if not math.isfinite(loss):
+            raise Divergence(
+                f"the validation loss is {loss} after epoch {member.epoch + 1}", member.epoch
+            )
         truth = self.run.scalers.target.inverse(y.double().numpy())
         prediction = inference.to_user(outputs, info, self.run.scalers)
         score = metrics.score(self.metric, truth, prediction, info.tasks).mean
@@ -371,14 +392,17 @@ def diagnostics(member: Member, choices: OptimizerConfig) -> Diagnostics | None:
     return Diagnostics(member.optimizer, every=choices.diagnose_every)
 
 
-def refuse_divergence(row: dict[str, Any]) -> None:
-    """Stop at a loss that is no number: no later epoch could mend the weights."""
-    for part, name in (("training", "loss"), ("validation", "valid_loss")):
-        if not math.isfinite(row[name]):
-            raise TrainingError(
-                f"the {part} loss is {row[name]} in epoch {row['epoch']}: try a lower "
-                "optimizer.lr or set training.clip_norm; the last checkpoint is kept"
-            )
+def refuse_divergence(losses: Sequence[float], rates: Sequence[float], epoch: int) -> None:
+    """Stop at a loss that is no number: no later step could mend the weights."""
+    step = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if step is None:
+        return
+    before = f", {losses[step - 1]:.3g} a step before" if step else ""
+    where = f"step {step + 1} of epoch {epoch + 1}"
+    raise Divergence(
+        f"the training loss is {losses[step]} in {where} (learning rate {rates[step]:.3g}){before}",
+        epoch,
+    )
 
 
 def metric_name(settings: TrainingConfig, kind: Kind) -> str:
