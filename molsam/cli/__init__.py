@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from ..screen import err
 from .comparing import compare
+from .doctoring import doctor
 from .explaining import explain
 from .exporting import export
 from .flattening import landscape
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    train, tune, predict, evaluate, explain, report, export, compare, study, landscape,
+    train, tune, predict, evaluate, explain, report, export, compare, study, landscape, doctor,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(recipes_app, name="recipes")
