@@ -13,7 +13,7 @@ from .batches import PackedMolecules
 from .certainty import Certainty
 from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
-from .files import RunError, read_model, unseal, write_atomic, write_json
+from .files import RunError, read_model, sealed, unseal, working_on, write_atomic, write_json
 from .gaussian_process import MOST_ROWS, GaussianProcess
 from .preparation import Prepared, fit_scalers, load_table, prepare, refuse_untested
 from .recipes import Recipe, TrainingConfig
@@ -65,13 +65,16 @@ def fit(
     if baseline:
         refuse_untested(prepared.table, prepared.split)
     scalers = fit_scalers(prepared, recipe.data)
-    run = start_run(folder, recipe, table, prepared, scalers, seed, device)
-    if run.finished:
-        if not baseline or runs.FOREST in run.scores:
-            return run
-        unseal(folder)
-    packed = train_members(run, prepared, progress)
-    finish_run(run, packed, prepared)
+    if sealed(folder) and not baseline:  # it may lie where nothing can be written
+        return start_run(folder, recipe, table, prepared, scalers, seed, device)
+    with working_on(folder):
+        run = start_run(folder, recipe, table, prepared, scalers, seed, device)
+        if run.finished:
+            if not baseline or runs.FOREST in run.scores:
+                return run
+            unseal(folder)
+        packed = train_members(run, prepared, progress)
+        finish_run(run, packed, prepared)
     return Run.load(folder, device=device)
 
 

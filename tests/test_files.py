@@ -338,7 +338,11 @@ def test_nothing_is_replaced_before_the_new_file_is_on_disk(old, monkeypatch):
         real = getattr(os, call)
         monkeypatch.setattr(os, call, lambda *a, n=call, f=real: (calls.append(n), f(*a))[1])
     write_atomic(old, b"new")
-    assert calls == ["fsync", "replace"]
+    assert calls == [
+        "fsync",
+        "replace",
+        "fsync",
+    ]  # the file, its name, the folder that holds the name
 
 
 def test_a_state_that_cannot_be_saved_leaves_the_old_one(old):
