@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,10 +35,14 @@ def predict(
     dropout_passes: Annotated[
         int, typer.Option(min=0, help="Spread over so many passes with dropout, 20 for example.")
     ] = 0,
+    for_spreadsheets: Annotated[
+        bool, typer.Option(help="Write ' before texts that would be read as formulas.")
+    ] = False,
     device: Device = "auto",
     processes: Processes = None,
 ) -> None:
     """Predict every row of a table, in order; a row that cannot be read says why."""
+    from ..files import without_formulas
     from ..runs import Run
 
     model = Run.load(run, device=device)
@@ -53,6 +58,7 @@ def predict(
         )
         ours = model.predict([]).shape[1] - 1
         frames = (_rounded(frame, ours) for frame in frames)
+        frames = map(without_formulas, frames) if for_spreadsheets else frames
         if output is None:
             first = next(frames)
         else:
@@ -107,6 +113,13 @@ def _six_figures(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
+def _quoting(frame: pd.DataFrame) -> int:
+    """Quotes around every text where one holds a carriage return, which `csv` forgets to quote."""
+    texts = frame.select_dtypes(["object", "string"])
+    held = any(isinstance(text, str) and "\r" in text for text in texts.to_numpy().flat)
+    return csv.QUOTE_NONNUMERIC if held else csv.QUOTE_MINIMAL
+
+
 def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]:
     """Write chunk by chunk to a partial file, renamed when whole; (rows, rows without one)."""
     import gzip
@@ -120,7 +133,8 @@ def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]
     rows = bad = 0
     with replacing(path) as partial, opener(partial, "wt", encoding="utf-8", newline="") as file:
         for frame in frames:
-            frame.to_csv(file, sep=separator, index=False, header=rows == 0)
+            how = {"sep": separator, "quoting": _quoting(frame)}
+            frame.to_csv(file, index=False, header=rows == 0, **how)
             rows += len(frame)
             bad += int((frame.iloc[:, -1] != "").sum())
     return rows, bad
