@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -123,3 +124,45 @@ def test_it_installs_and_works_in_an_empty_environment(python, kind, built, tmp_
     assert (tmp_path / "out.csv").read_text().count("\n") == 3
     (package,) = home.glob("lib/python3*/site-packages/molsam")
     assert (package / "py.typed").is_file()
+
+
+EVERY_CALL = """
+from contextlib import nullcontext
+
+from rdkit import Chem, rdBase
+
+rdBase.BlockLogs = nullcontext  # before molsam takes it
+
+import numpy as np
+from rdkit.Chem import AllChem
+
+from molsam import molecules, reading
+from molsam.molecules import pictures
+
+texts = ["CC(=O)Oc1ccccc1C(=O)O", "[Na+].[Cl-]", "C[C@H](N)C(=O)O", "F/C=C/Br", "C1CC2CCC1C2", "C("]
+parts = {"descriptors": True, "fingerprints": True, "scaffolds": True}
+for featurizer in molecules.FEATURIZERS:
+    cleaned = {"salts": "largest", "charges": "neutralize"}
+    assert len(reading.read(texts, featurizer, **parts, **cleaned).index) == 5
+for mol in molecules.parse_many(texts).mols:
+    pictures.draw(mol)
+    for svg in (True, False):
+        pictures.draw_weights(mol, np.zeros(mol.GetNumAtoms()), svg=svg)
+print("ours ends", flush=True)
+AllChem.GetMorganFingerprint(Chem.MolFromSmiles("C"), 2)
+"""
+
+
+# Of dgllife's one_hot for implicit valences, which is not ours to change.
+DGLLIFES = "please use GetValence(Chem.ValenceType.IMPLICIT) instead"
+
+
+def test_nothing_of_rdkit_that_is_used_will_be_gone():
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_CALL],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    ours, _, theirs = done.stdout.partition("ours ends")
+    assert done.returncode == 0, done.stdout
+    assert set(re.findall("DEPRECATION WARNING: (.*)", ours)) <= {DGLLIFES}
+    assert "DEPRECATION WARNING: please use MorganGenerator" in theirs  # it would have been seen
