@@ -75,7 +75,7 @@ def learning_curve(run: Run) -> Figure:
     left.set_yscale("log")
     left.legend(["training", "validation"], frameon=False)
     for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
     left.set_xlabel("epoch")
     right.set_xlabel("epoch (dot: weights kept)")
     return figure
