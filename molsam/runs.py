@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 Molecules: TypeAlias = "Iterable[str] | pd.DataFrame | str | Path"
 CHUNK = 4096
+SHOWN = 5  # runs that an error names
 RECORDS = ("run.json", "recipe.toml", "split.json", "scalers.json", "scores.json")
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
@@ -88,6 +89,9 @@ class Run:
         folder = Path(folder)
         if not folder.is_dir():
             raise RunError(f"there is no run folder {folder}")
+        if (held := find_runs(folder)) and held != [folder]:
+            names = ", ".join(map(str, held[:SHOWN])) + ", ..." * (len(held) > SHOWN)
+            raise RunError(f"{folder} is no run but holds {len(held)}; name one of {names}")
         if sealed(folder):
             check_seal(folder, [*RECORDS, *_learnt(folder)])
         info = read_model(folder / "run.json", RunInfo)
@@ -398,6 +402,14 @@ class Run:
             return {column: values}
         named = zip(self.info.classes, values.T, strict=True)
         return {f"{column} p({name})": of_class for name, of_class in named}
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Run folders: `folder` itself, or those in it, or in folders of repeats in it."""
+    if (folder / "run.json").is_file():
+        return [folder]
+    found = [*folder.glob("*/run.json"), *folder.glob("*/seed-*/run.json")]
+    return sorted(path.parent for path in found)
 
 
 def _weights(folder: Path) -> list[str]:

@@ -23,6 +23,7 @@ from rdkit import Chem
 from shell import assert_refused, molsam, write_table
 
 from molsam import Recipe, Run, cache, cli, datasets, fit, molecules, recipes, runs, screen
+from molsam.files import RunError
 from molsam.runs import WEIGHTS
 
 SMILES = ["CCO", "c1ccccc1O", "xyz", "", "CC(=O)O", "CCO"]
@@ -295,6 +296,30 @@ def test_no_run_at_all(tmp_path):
     table = write_table(tmp_path / "in.csv", count=3)
     assert_refused(molsam("predict", tmp_path / "no", table), "there is no run folder")
     assert_refused(molsam("evaluate", tmp_path), "run.json is missing")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["predict", "new.csv"], ["evaluate"], ["report"], ["explain", "C"]],
+    ids=lambda w: w[0],
+)
+def test_a_folder_of_runs_is_no_run(words, tmp_path):
+    folders = [tmp_path / f"seed-{seed}" for seed in range(2)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "run.json").touch()
+    told = f"is no run but holds 2; name one of {folders[0]}, {folders[1]}"
+    command, *rest = words
+    refused = molsam(command, tmp_path, *rest)
+    assert_refused(refused, told)
+
+
+def test_a_folder_of_many_runs_names_some(tmp_path):
+    for seed in range(9):
+        (tmp_path / f"task/seed-{seed}").mkdir(parents=True)
+        (tmp_path / f"task/seed-{seed}/run.json").touch()
+    with pytest.raises(RunError, match=r"holds 9; name one of .*seed-0, .*seed-4, \.\.\.$"):
+        Run.load(tmp_path)
 
 
 # evaluate
