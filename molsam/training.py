@@ -13,7 +13,7 @@ from .batches import PackedMolecules
 from .certainty import Certainty
 from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
-from .files import RunError, read_model, sealed, unseal, working_on, write_atomic, write_json
+from .files import LOCK, RunError, read_model, sealed, unseal, working_on, write_atomic, write_json
 from .gaussian_process import MOST_ROWS, GaussianProcess
 from .preparation import Prepared, fit_scalers, load_table, prepare, refuse_untested
 from .recipes import Recipe, TrainingConfig
@@ -135,11 +135,17 @@ def open_folder(out: str | Path | None, source: str, resume: bool) -> Path:
     folder = Path(out)
     if folder.is_file():
         raise RunError(f"{folder} is a file; name a folder (out)")
-    if not resume and folder.is_dir() and any(folder.iterdir()):
+    if not resume and folder.is_dir() and _holds_something(folder):
         raise RunError(
             f"{folder} is not empty; name another folder (out), or go on with its run (resume)"
         )
     return folder
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether there is more than a run leaves that was killed before it wrote what it is."""
+    found = {path.name for path in folder.iterdir() if path.suffix != ".partial"}
+    return "run.json" in found or not found <= {LOCK, *runs.RECORDS}
 
 
 def check_served(settings: TrainingConfig, kind: Kind) -> None:
