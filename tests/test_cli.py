@@ -20,7 +20,7 @@ import pytest
 import tiny
 import typer
 from rdkit import Chem
-from shell import assert_refused, molsam, write_table
+from shell import assert_refused, molsam, train, write_table
 
 from molsam import Recipe, Run, cache, cli, datasets, fit, molecules, recipes, runs, screen
 from molsam.runs import WEIGHTS
@@ -397,15 +397,6 @@ def test_a_column_that_a_text_keeps_from_being_a_target_is_named(tmp_path):
     assert_refused(train("--data", table), "no column of numbers alone", "'weight' (row 1: '>5')")
     asked = molsam("data", "check", table, "--target", "smiles", "--smiles", "smiles")
     assert_refused(asked, "column 'smiles'", "is not a number")
-
-
-def test_names_of_targets_are_shown_whole_on_a_narrow_screen(tmp_path):
-    name = "r_mmffld_Potential_Energy-OPLS_2005 of the lowest conformer [kcal/mol]"
-    table = write_table(tmp_path / "mine.csv", 20, **{name: range(20)})
-    lines = molsam("data", "check", table).out.splitlines()
-    assert max(map(len, lines[1:])) <= 80
-    broken = [line.split("  ")[0] for line in lines[lines.index(lines[-3]) :]]
-    assert "".join(broken).replace(" ", "") == name.replace(" ", "")
 
 
 def test_data_of_classes_is_counted(tmp_path):
