@@ -213,10 +213,12 @@ def test_a_screen_shows_the_first_rows(run, tmp_path, monkeypatch):
     lines = result.out.splitlines()
     heads = r"id +smiles +pIC50 +predicted pIC50 +similarity +in domain +error"
     assert re.fullmatch(heads, lines[0].strip())
-    assert len(lines) == 1 + screen.ROWS + 1
     without = "without pIC50 low, pIC50 high for want of room; -o FILE writes all"
-    assert lines[-1] == f"the first 50 rows, {without}"
-    assert max(map(len, lines[:-1])) <= 80
+    assert (
+        " ".join(line.strip() for line in lines[1 + screen.ROWS :])
+        == f"the first 50 rows, {without}"
+    )
+    assert max(map(len, lines)) <= 80
     few = write_table(tmp_path / "few.csv", count=2)
     assert molsam("predict", run.folder, few).out.splitlines()[-1] == without
     monkeypatch.setattr(screen.tables.out, "width", 120)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from .console import err, numbers, out, say
+from .console import err, numbers, out
 
 
 def say_round(done: int) -> None:
@@ -31,7 +31,7 @@ def say_optimizers(report: dict[str, Any]) -> None:
         )
     out.print(table)
     settings, model = report["settings"], report["settings"]["model"]
-    say(
+    out.print(
         f"CoMPT of width {model['width']} and depth {model['depth']}, {settings['parameters']:,} "
         f"parameters, batches of {settings['batch_size']} BBBP-sized molecules, on "
         f"{report['device']} (threads: {report['threads']}). grad L(w): when a true perturbation "
@@ -52,7 +52,7 @@ def say_models(report: dict[str, Any]) -> None:
         table.add_row(*cells)
     out.print(table)
     settings = report["settings"]
-    say(
+    out.print(
         f"Width {settings['width']}, depth {settings['depth']}, batches of "
         f"{settings['batch_size']} molecules of {settings['mean_atoms']:.1f} atoms, forward, "
         f"backward and AdamW, on {report['device']} (threads: {report['threads']}). Plain: "
@@ -78,7 +78,7 @@ def say_featurizers(report: dict[str, Any]) -> None:
         )
     out.print(table)
     settings = report["settings"]
-    say(
+    out.print(
         f"Molecules of {escape(settings['table'] or 'the bench')}, {settings['mean_atoms']:.1f} "
         "atoms on average, read beforehand; one thread. "
         f"Medians over {settings['rounds']} rounds of {settings['count']}, with the lowest and "
@@ -96,7 +96,7 @@ def say_featurizers(report: dict[str, Any]) -> None:
         )
     out.print(table)
     start = report["reading"][0]["start_seconds"]
-    say(f"worth: molecules that repay the start of the processes, {start:.1f} s.")
+    out.print(f"worth: molecules that repay the start of the processes, {start:.1f} s.")
 
 
 def say_prediction(report: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ def say_prediction(report: dict[str, Any]) -> None:
     out.print(table)
     settings = report["settings"]
     what = escape(settings["table"]) if settings["table"] else "random, BBBP-sized"
-    say(
+    out.print(
         f"{settings['count']:,} molecules ({what}) from a file of SMILES to one of predictions, "
         f"default models, on {report['device']} (threads: {report['threads']}). Started: without "
         "the time of one molecule. Each in a new process; medians over "
@@ -122,7 +122,7 @@ def say_scale(report: dict[str, Any]) -> None:
     for row in report["rows"]:
         table.add_row(f"{row['count']:,}", *_prediction(row)[1:])
     out.print(table)
-    say(
+    out.print(
         "Random BBBP-sized molecules from a file of SMILES to one of predictions, by the default "
         f"model without descriptors, on {report['device']} (threads: {report['threads']}). "
         "Started: without the time of one molecule. Memory: the most that one process held."
@@ -142,7 +142,7 @@ def say_training(report: dict[str, Any]) -> None:
         table.add_row(row["optimizer"], f"{row['molecules_per_second']:,.0f}", *ratios)
     out.print(table)
     settings, model = report["settings"], report["settings"]["model"]
-    say(
+    out.print(
         f"fit with the default recipe: CoMPT of width {model['width']} and depth "
         f"{model['depth']}, batches of {settings['batch_size']} BBBP-sized molecules, on "
         f"{report['device']} (threads: {report['threads']}). Epochs 2 to {settings['epochs']} of "

@@ -46,7 +46,7 @@ def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
         "standard deviation over seeds."
     )
     if not any(s.model.startswith(OURS) for s in summaries):
-        say("No finished run has these splits; train some, or name them with --runs.")
+        out.print("No finished run has these splits; train some, or name them with --runs.")
         return
     say(
         "behind: how far a model scores behind molsam's on the same split, negative where it is "
@@ -102,8 +102,10 @@ def say_study(study: Study) -> None:
     for name, value in sorted(
         study.best_fields.items(), key=lambda item: -importances.get(item[0], 0.0)
     ):
-        weight = [f"{importances[name]:.2f}" if name in importances else ""] if importances else []
-        table.add_row(name, escape(str(value)), escape(str(study.space.ranges[name])), *weight)
+        cells = [name, escape(str(value)), escape(str(study.space.ranges[name]))]
+        if importances:
+            cells += [f"{importances[name]:.2f}" if name in importances else ""]
+        table.add_row(*cells)
     out.print(table)
     if importances:
-        say("weight: share in what sets good trials apart (PED-ANOVA), rough for few trials")
+        out.print("weight: share in what sets good trials apart (PED-ANOVA), rough for few trials")

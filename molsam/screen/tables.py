@@ -121,7 +121,7 @@ def say_scores(done: list[Run]) -> None:
     excluded = sorted({task for metric in judged.values() for task in metric["excluded"]})
     if excluded:
         names = escape(", ".join(excluded))
-        say(f"left out of some scores: {names} (too few {part} labels, or one class only)")
+        out.print(f"left out of some scores: {names} (too few {part} labels, or one class only)")
 
 
 def score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
@@ -158,7 +158,7 @@ def show_frame(frame: pd.DataFrame, spare: Sequence[Sequence[str]] = ()) -> None
     parts = [f"the first {ROWS} rows"] if len(frame) > ROWS else []
     parts += [f"without {', '.join(reversed(left_out))} for want of room"] if left_out else []
     if parts:
-        say(escape(f"{', '.join(parts)}; -o FILE writes all"))
+        out.print(escape(f"{', '.join(parts)}; -o FILE writes all"))
 
 
 def _cell(value: Any) -> str:
