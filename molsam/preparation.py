@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .recipes import DataConfig, Recipe
 from .records import Scalers
 from .scaling import DescriptorScaler, Standardizer
 from .splits import PARTS, Split
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Prepared:
 
 
 def load_table(
-    recipe: Recipe, data: str | Path, *, kind: Kind | None = None, **where: Any
+    recipe: Recipe, data: str | Path | pd.DataFrame, *, kind: Kind | None = None, **where: Any
 ) -> MoleculeTable:
     """The table `data` with the columns that the recipe names; `where` goes to `datasets.load`."""
     choices = recipe.data

@@ -456,7 +456,7 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(part for i, part in enumerate(place) if i < 2 or part.isdigit())
     if fault["type"] == "extra_forbidden":
         return f"unknown key {key}{_near(place[-1], table.model_fields)}"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     got = "" if fault["type"] == "value_error" else f", not {fault['input']!r}"
     return f"{key}: {message[0].lower()}{message[1:]}{got}"
 

@@ -346,9 +346,12 @@ class Run:
         ours["error"] = np.full(count, "", dtype=object)
         for fault in read.errors:
             ours["error"][(fault.row or 0) - 1] = fault.reason
-        if self.certainty is not None:
-            ours[NEARNESS[1]] = pd.array(ours[NEARNESS[1]], dtype="boolean")
-        frame = pd.DataFrame(ours, index=table.frame.index)
+        kinds = {
+            name: "boolean" if name == NEARNESS[1] else "string"
+            for name, column in ours.items()
+            if column.dtype == object  # whose type could not be told where there are no rows
+        }
+        frame = pd.DataFrame(ours, index=table.frame.index).astype(kinds)
         while taken := {name: f"predicted {name}" for name in frame if name in table.frame}:
             frame = frame.rename(columns=taken)
         return table.frame.join(frame)

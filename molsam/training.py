@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -21,10 +21,13 @@ from .records import RunInfo, Scalers
 from .runs import Run
 from .splits import PARTS
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def fit(
     recipe: Recipe | str | Path,
-    data: MoleculeTable | str | Path,
+    data: MoleculeTable | pd.DataFrame | str | Path,
     *,
     out: str | Path | None = None,
     seed: int = 0,
@@ -40,7 +43,7 @@ def fit(
     Parameters
     ----------
     recipe : a `Recipe`, the name of a shipped one, or a TOML file.
-    data : a `MoleculeTable`, the name of a MoleculeNet task, or a file.
+    data : a data frame, a file, the name of a MoleculeNet task, or a `MoleculeTable`.
     out : the run folder, new or empty; `runs/<name>-<n>` if not given.
     seed : decides split, weights, order and dropout; same seed, same run on the CPU.
     device : `auto` (CUDA, then MPS, then the CPU) or a torch device.

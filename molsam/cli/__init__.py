@@ -10,7 +10,7 @@ from contextlib import suppress
 import typer
 from rich.markup import escape
 
-from ..screen import err
+from ..screen import err, say
 from .comparing import compare
 from .doctoring import doctor
 from .explaining import explain
@@ -52,7 +52,7 @@ def main() -> None:
     try:
         app(prog_name="molsam")
     except (ValueError, OSError) as error:
-        err.print(f"[bold red]molsam:[/] {escape(_sentence(error))}", soft_wrap=True)
+        say(f"[bold red]molsam:[/] {escape(_sentence(error))}", err)
         sys.exit(2)
 
 

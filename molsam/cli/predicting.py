@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..runs import Run
 
-SPARE = (" calibrated", " p(", " std", " high", " low", "similarity", "in domain")
+SPARE = (" calibrated", " p(", " std", " low", "similarity", "in domain")
 
 
 def predict(
@@ -66,9 +66,12 @@ def predict(
     if output is None:
         screen.show_frame(first, spare=_spare(map(str, first.columns[-ours:]), model))
     else:
-        out.print(f"{rows:,} rows written to {escape(str(output))}", soft_wrap=True)
+        out.print(
+            f"{screen.count_of(rows, 'row')} written to {escape(str(output))}", soft_wrap=True
+        )
         if bad:
-            err.print(f"{bad:,} rows have no prediction; the column 'error' says why")
+            rows = screen.count_of(bad, "row")
+            screen.say(f"{rows} got no prediction; the column 'error' says why", err)
 
 
 def evaluate(
@@ -93,14 +96,19 @@ def evaluate(
     )
     found = model.evaluate(measured, processes=processes)
     if found["unreadable"]:
-        err.print(f"{found['unreadable']:,} rows could not be read and are left out")
+        rows = screen.count_of(found["unreadable"], "row")
+        screen.say(f"{rows} could not be read and took no part", err)
     out.print(screen.score_table({str(table): [found["scores"]]}))
 
 
-def _spare(ours: Iterable[str], run: Run) -> list[str]:
-    """Of our columns those that a narrow screen can do without, the first of them first."""
+def _spare(ours: Iterable[str], run: Run) -> list[tuple[str, ...]]:
+    """Of our columns those that a narrow screen can do without, the first of them first.
+
+    An interval goes as a whole.
+    """
     beside = [name for name in ours if name.removeprefix("predicted ") not in run.columns()]
-    return list(dict.fromkeys(name for word in SPARE for name in beside if word in name))
+    spare = dict.fromkeys(name for word in SPARE for name in beside if word in name)
+    return [(name, f"{name[:-4]} high") if name.endswith(" low") else (name,) for name in spare]
 
 
 def _rounded(frame: pd.DataFrame, ours: int) -> pd.DataFrame:
