@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import joblib
@@ -21,7 +21,8 @@ import torch
 
 from . import cache, molecules
 from .batches import PackedMolecules
-from .molecules import Charges, InvalidMolecule, Salts
+from .molecules import Charges, InvalidMolecule, Salts, is_demanding
+from .survival import alone, together
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -40,10 +41,6 @@ class Chunk(NamedTuple):
     index: np.ndarray
     reasons: list[str]
     made: dict[str, Arrays]
-
-
-class WorkerError(ChildProcessError):
-    """A worker process came to an end before its work."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +137,13 @@ def _key(part: str, salts: Salts, charges: Charges, smiles: Sequence[object]) ->
     return cache.key([part, made_by, molecules.DESCRIPTORS, salts, charges, smiles])
 
 
-def _cut(smiles: list[object]) -> list[list[object]]:
-    return [smiles[start : start + CHUNK] for start in range(0, len(smiles), CHUNK)]
+def _cut(smiles: Iterable[object]) -> list[list[object]]:
+    """Chunks in order; a demanding text has one for itself."""
+    chunks: list[list[object]] = []
+    for demanding, texts in groupby(smiles, is_demanding):
+        run, size = list(texts), 1 if demanding else CHUNK
+        chunks += [run[start : start + size] for start in range(0, len(run), size)]
+    return chunks
 
 
 def _counted(chunks: Iterable[Chunk], total: int, progress: Progress | None) -> Iterator[Chunk]:
@@ -154,27 +156,24 @@ def _counted(chunks: Iterable[Chunk], total: int, progress: Progress | None) -> 
 
 
 def _mapped(
-    work: Callable[[list[object]], Chunk], chunks: Sequence[list[object]], processes: int
+    work: Callable[[Sequence[object]], Chunk], chunks: Sequence[list[object]], processes: int
 ) -> Iterator[Chunk]:
     """What `work` makes of the chunks, in order; if by processes, these are at it already."""
-    if processes == 1 or len(chunks) < 2:
-        return map(work, chunks)
-    # joblib's workers stay for the next call, and need no `if __name__ == "__main__"`.
-    pool: Any = joblib.Parallel(n_jobs=processes, return_as="generator")
-    return _watched(pool(joblib.delayed(work)(chunk) for chunk in chunks))
+    if processes > 1 and len(chunks) > 1:
+        return together(work, chunks, processes, _refused)
+    return (
+        alone(work, chunk[0], _refused) if is_demanding(chunk[0]) else work(chunk)
+        for chunk in chunks
+    )
 
 
-def _watched(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    try:
-        yield from chunks
-    except BrokenExecutor as error:
-        raise WorkerError(
-            "a process that was reading molecules was killed, most likely for want of memory; "
-            "try again with fewer processes"
-        ) from error
+def _refused(reason: str) -> Chunk:
+    return Chunk(1, np.zeros(0, dtype=np.int64), [reason], {})
 
 
-def _work(smiles: list[object], *, parts: Sequence[str], salts: Salts, charges: Charges) -> Chunk:
+def _work(
+    smiles: Sequence[object], *, parts: Sequence[str], salts: Salts, charges: Charges
+) -> Chunk:
     parsed = molecules.parse_many(smiles, salts=salts, charges=charges)
     reasons = [error.reason for error in parsed.errors]
     made = {part: _make(part, parsed.mols) for part in parts if parsed.mols}

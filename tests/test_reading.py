@@ -16,7 +16,8 @@ import torch
 
 from molsam import cache, datasets, fit, molecules, preparation, reading
 from molsam.batches import PackedMolecules
-from molsam.reading import Reading, WorkerError, read
+from molsam.reading import Reading, read
+from molsam.survival import WorkerError
 
 BAD = {0: "xyz", 5: None, 30: "C[N](C)(C)(C)C", 59: ""}
 

@@ -18,11 +18,14 @@ from molsam.molecules.featurizers import (
 from molsam.molecules.files import SDRecord, bundled_files, read_sdf
 from molsam.molecules.libraries import BlockLogs, dgl, dgllife
 from molsam.molecules.parsing import (
+    LONGEST,
+    MOST_ATOMS,
     Charges,
     InvalidMolecule,
     Parsed,
     Salts,
     canonical_smiles,
+    is_demanding,
     parse,
     parse_many,
     random_spellings,
@@ -43,7 +46,9 @@ from molsam.molecules.rows import Table
 __all__ = [
     "DESCRIPTORS",
     "FEATURIZERS",
+    "LONGEST",
     "MORGAN_SIZE",
+    "MOST_ATOMS",
     "BlockLogs",
     "Charges",
     "Encoded",
@@ -66,6 +71,7 @@ __all__ = [
     "encode",
     "featurize",
     "featurizer",
+    "is_demanding",
     "morgan_counts",
     "morgan_environments",
     "parse",

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import io
+import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from rdkit import Chem, RDConfig
 from rdkit.rdBase import BlockLogs
 
-from molsam.molecules.parsing import sanitization_problem
+from molsam.molecules.parsing import MOST_ATOMS, failure, sanitization_problem
+
+LONGEST_RECORD = 1_000_000  # characters: ten times those of 999 atoms
+WITH_HYDROGENS = 4 * MOST_ATOMS
+MORE_BONDS = MOST_ATOMS // 2  # than atoms
+# V2000 has room for 999 bonds.
+COUNTS = re.compile(r"M  V30 COUNTS\s+(\d{1,9})\s+(\d{1,9})")
+CONTINUED = re.compile(r"-\r?\nM  V30 ")
 
 
 class SDRecord(NamedTuple):
@@ -28,7 +38,9 @@ def read_sdf(path: str | Path) -> Iterator[SDRecord]:
     """Records of an SD file (V2000 or V3000, `.gz` too) in order, one at a time, the bad ones too.
 
     A record that RDKit reads but cannot sanitize keeps its data fields; one that it cannot read
-    at all has none. Hydrogens are made implicit, stereochemistry is kept.
+    at all has none, nor one that is too large to be tried: beyond `LONGEST_RECORD`, or 4,000 atoms
+    with hydrogens, or 500 more bonds than atoms. Hydrogens are made implicit, stereochemistry is
+    kept.
     """
     path = Path(path)
     opener = gzip.open if path.suffix == ".gz" else open
@@ -55,28 +67,54 @@ def bundled_files() -> tuple[Path, Path]:
 
 
 def _records(file: IO[str]) -> Iterator[str]:
-    lines: list[str] = []
-    for line in file:
-        lines.append(line)
+    """The texts of the records, cut short where they are too long."""
+    kept = io.StringIO()
+    for line in iter(partial(file.readline, LONGEST_RECORD), ""):
+        if kept.tell() <= LONGEST_RECORD:
+            kept.write(line)
         if line.startswith("$$$$"):
-            yield "".join(lines)
-            lines.clear()
-    if "".join(lines).strip():
-        yield "".join(lines)
+            yield kept.getvalue()
+            kept = io.StringIO()
+    if kept.getvalue().strip():
+        yield kept.getvalue()
 
 
 def _record(text: str) -> SDRecord:
+    if reason := _too_large(text):
+        return SDRecord(None, reason, {})
+    properties: dict[str, str] = {}
     with BlockLogs():
-        raw = _read(text, sanitize=False)
-        if raw is None:
-            return SDRecord(None, "not a valid mol block", {})
-        properties = {name: raw.GetProp(name) for name in raw.GetPropNames()}
-        if raw.HasProp("_Name") and raw.GetProp("_Name"):
-            properties["_Name"] = raw.GetProp("_Name")
-        mol = _read(text, sanitize=True)
-        if mol is None:
-            return SDRecord(None, sanitization_problem(raw), properties)
-        return SDRecord(Chem.MolToSmiles(mol), None, properties)
+        try:
+            return _sanitized(text, properties)
+        except (RuntimeError, ValueError) as error:
+            return SDRecord(None, failure(error), properties)
+
+
+def _sanitized(text: str, properties: dict[str, str]) -> SDRecord:
+    """The record, its data fields in `properties`."""
+    raw = _read(text, sanitize=False)
+    if raw is None:
+        return SDRecord(None, "not a valid mol block", {})
+    properties |= {name: raw.GetProp(name) for name in raw.GetPropNames()}
+    if raw.HasProp("_Name") and raw.GetProp("_Name"):
+        properties["_Name"] = raw.GetProp("_Name")
+    mol = _read(text, sanitize=True)
+    if mol is None:
+        return SDRecord(None, sanitization_problem(raw), properties)
+    return SDRecord(Chem.MolToSmiles(mol), None, properties)
+
+
+def _too_large(text: str) -> str | None:
+    """Why RDKit may not live through reading the record; what is left it reads in seconds."""
+    if len(text) > LONGEST_RECORD:
+        return f"more than {LONGEST_RECORD:,} characters"
+    for count in COUNTS.finditer(CONTINUED.sub("", text)):
+        atoms, bonds = map(int, count.groups())
+        if atoms > WITH_HYDROGENS:
+            return f"{atoms:,} atoms, more than {WITH_HYDROGENS:,} with hydrogens"
+        if bonds - atoms > MORE_BONDS:
+            return f"{bonds:,} bonds between {atoms:,} atoms"
+    return None
 
 
 def _read(text: str, sanitize: bool) -> Chem.Mol | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
@@ -12,6 +13,16 @@ from rdkit.rdBase import BlockLogs
 
 Salts = Literal["keep", "largest", "refuse"]
 Charges = Literal["keep", "neutralize"]
+
+LONGEST = 5000
+"""Characters of a SMILES, beyond which RDKit may take any time or memory, or crash."""
+
+MOST_ATOMS = 1000
+"""Atoms of a molecule, hydrogens that are not written aside; MoleculeNet's largest has 492."""
+
+_ORDINARY = {"characters": 300, "ring marks": 40}
+_BRACKETS = re.compile(r"\[[^\]]*\]")
+_RING_MARK = re.compile(r"%\(\d+\)|%\d\d|\d")
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = 100
@@ -52,6 +63,8 @@ def parse(
     tags, and which hydrogens are explicit (`[CH3][CH3]` against `CC`). Atom map numbers are
     dropped; isotopes, stereochemistry, dative bonds and all fragments stay. Of the 155,000
     molecules of MoleculeNet one, a hexachlorocyclohexane, has two canonical SMILES in RDKit.
+    Texts beyond `LONGEST` and molecules beyond `MOST_ATOMS` are refused: what is left RDKit reads
+    in seconds, whatever it spells.
 
     Parameters
     ----------
@@ -90,6 +103,17 @@ def parse_many(
     )
 
 
+def is_demanding(smiles: object) -> bool:
+    """Whether RDKit may take minutes to describe what this text spells: it is long, or all rings.
+
+    The number of paths, which descriptors count, doubles with a ring at worst.
+    """
+    if not isinstance(smiles, str) or len(smiles) > LONGEST:
+        return False
+    rings = _RING_MARK.findall(_BRACKETS.sub("", smiles))
+    return len(smiles) > _ORDINARY["characters"] or len(rings) > _ORDINARY["ring marks"]
+
+
 def canonical_smiles(mol: Chem.Mol) -> str:
     """RDKit's canonical SMILES, one for all spellings of a molecule."""
     return Chem.MolToSmiles(mol)
@@ -113,6 +137,11 @@ def sanitization_problem(mol: Chem.Mol) -> str:
     return problems[0].Message() if problems else "RDKit cannot sanitize it"
 
 
+def failure(error: Exception) -> str:
+    """The reason that an exception of RDKit's gives, its report of source lines aside."""
+    return f"RDKit fails on it: {str(error).strip().partition(chr(10))[0]}"
+
+
 class _Refused(Exception):
     """The reason alone; `parse` adds the text and the row."""
 
@@ -127,7 +156,7 @@ def _attempt(
         except _Refused as refused:
             reason = str(refused)
         except (RuntimeError, ValueError) as error:
-            reason = f"RDKit fails on it: {str(error).splitlines()[0]}"
+            reason = failure(error)
     return InvalidMolecule(smiles, row, reason)
 
 
@@ -152,12 +181,13 @@ def _text(smiles: object) -> str:
     if not isinstance(smiles, str):
         missing = smiles is None or str(smiles) in ("nan", "<NA>")
         raise _Refused("missing" if missing else f"{type(smiles).__name__}, not text")
+    if len(smiles) > LONGEST:
+        raise _Refused(f"{len(smiles):,} characters, more than {LONGEST:,}")
     words = smiles.split(maxsplit=1)
     if not words:
         raise _Refused("empty")
     # RDKit stops reading at such a character, and would take what came before for the molecule.
-    if not words[0].isascii():
-        strange = next(letter for letter in words[0] if not letter.isascii())
+    if strange := next((c for c in words[0] if not (c.isascii() and c.isprintable())), None):
         raise _Refused(f"not valid SMILES: it holds {strange!a}")
     return smiles
 
@@ -169,6 +199,8 @@ def _read(text: str) -> Chem.Mol:
         raise _Refused("not valid SMILES" if raw is None else sanitization_problem(raw))
     if mol.GetNumAtoms() == 0:
         raise _Refused("no atoms")
+    if (atoms := mol.GetNumAtoms()) > MOST_ATOMS:
+        raise _Refused(f"{atoms:,} atoms, more than {MOST_ATOMS:,}")
     return mol
 
 

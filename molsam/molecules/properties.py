@@ -81,6 +81,8 @@ def _value(function: Callable[[Chem.Mol], float], mol: Chem.Mol) -> float:
     # The descriptors are a hundred authors' code and raise whatever they like.
     try:
         return float(function(mol))
+    except MemoryError:
+        raise
     except Exception:
         return np.nan
 
