@@ -7,7 +7,7 @@ import pytest
 
 from molsam.comparison import Row, read_rows
 from molsam.studies import write_rows
-from pages import certainty, commands, results, studies
+from pages import certainty, commands, results, studies, trust
 
 RECIPES = sorted(results.RECIPES.glob("*.toml"))
 PROTOCOL = results.PAPER_PROTOCOL
@@ -133,6 +133,14 @@ def test_the_tables_of_certainty_are_those_of_the_evidence():
     text = certainty.PAGE.read_text(encoding="utf-8")
     assert certainty.page(text) == text, "make results"
     assert "| esol (5) | " in text
+
+
+def test_the_table_of_kills_is_that_of_the_evidence():
+    text = trust.PAGE.read_text(encoding="utf-8")
+    assert trust.page(text) == text, "make results"
+    rows = pd.read_csv(trust.KILLS)
+    assert rows["kills"].sum() >= 100
+    assert not rows["different"].any()
 
 
 def test_a_table_of_a_study_says_how_far_variants_are_ahead(tmp_path, monkeypatch):
