@@ -174,6 +174,8 @@ def test_commands_in_a_document_exist(words):
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         for target in arguments:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    elif program == "python" and arguments[0] == "-c":
+        compile(arguments[1], "-c", "exec")
     elif program == "python":
         assert (ROOT / arguments[0]).is_file()
     else:
