@@ -9,6 +9,7 @@ A process alone is the first of one: `told` and `in_turn` call, and `add_up` giv
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -45,6 +46,7 @@ def join() -> None:
         torch.cuda.set_device(local)
     # Others wait while the first works alone; that one has died is for torchrun to see.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(7))
+    atexit.register(_leave)
 
 
 def size() -> int:
@@ -129,6 +131,11 @@ def add_up(loss: Tensor, model: nn.Module) -> Tensor:
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
     return total.squeeze()
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _from_first(message: tuple[bool, Any]) -> tuple[bool, Any]:

@@ -177,6 +177,7 @@ def start_run(
     chosen = environment.pick_device(device)
     parts = {part: getattr(prepared.split, part) for part in PARTS}
     counts = {"rows": len(table), "unreadable": len(prepared.bad)}
+    together = f", {n} processes" if (n := distributed.size()) > 1 else ""
     info = RunInfo(
         source=origin(table),
         digest=table.digest(),
@@ -188,7 +189,7 @@ def start_run(
         molecules=counts | {part: len(index) for part, index in parts.items()},
         bad_rows=tuple((e.row or 0, str(e.smiles), e.reason) for e in prepared.bad),
         versions=environment.provenance(),
-        device=environment.device_name(chosen),
+        device=environment.device_name(chosen) + together,
     )
     if (folder / "run.json").is_file():
         run = Run.load(folder, device=device)
