@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import baselines, datasets, inference, reading, splits
+from . import baselines, datasets, distributed, inference, reading, splits
 from .batches import PackedMolecules
 from .datasets import Kind, MoleculeTable
 from .gaussian_process import Inputs
@@ -61,7 +62,8 @@ def load_table(
 ) -> MoleculeTable:
     """The table `data` with the columns that the recipe names; `where` goes to `datasets.load`."""
     choices = recipe.data
-    return datasets.load(
+    load = partial(
+        datasets.load,
         data,
         smiles=choices.smiles_column,
         targets=choices.targets or None,
@@ -69,6 +71,7 @@ def load_table(
         kind=kind or choices.kind,
         **where,
     )
+    return distributed.in_turn(load)  # or each process would download it
 
 
 def prepare(

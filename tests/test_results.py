@@ -3,6 +3,7 @@ what is there."""
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from molsam.comparison import Row, read_rows
