@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -156,6 +157,8 @@ def run(target: Target, folder: Path, seconds: float | None = None) -> float | N
         try:
             target.call(folder)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     while seconds is None or time.monotonic() - began < seconds:
