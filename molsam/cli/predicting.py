@@ -36,7 +36,10 @@ def predict(
         int, typer.Option(min=0, help="Spread over so many passes with dropout, 20 for example.")
     ] = 0,
     for_spreadsheets: Annotated[
-        bool, typer.Option(help="Write ' before texts that would be read as formulas.")
+        bool,
+        typer.Option(
+            "--for-spreadsheets", help="Write ' before texts that would be read as formulas."
+        ),
     ] = False,
     device: Device = "auto",
     processes: Processes = None,
