@@ -203,6 +203,11 @@ def test_links_between_documents_lead_somewhere():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_no_document_holds_both_sides_of_a_merge(path):
+    assert not re.search("^(<<<<<<<|>>>>>>>)", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def test_the_wheel_holds_the_recipes_and_finds_them(tmp_path):
     pytest.importorskip("hatchling", reason="hatchling builds the wheel; pip install hatchling")
     pip = [sys.executable, "-m", "pip"]
