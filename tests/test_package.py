@@ -199,15 +199,15 @@ def test_links_between_documents_lead_somewhere():
     assert links > 3
 
 
-# The wheel
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_no_document_holds_both_sides_of_a_merge(path):
     assert not re.search("^(<<<<<<<|>>>>>>>)", path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
+# The wheel
+
+
+@pytest.mark.slow
 def test_the_wheel_holds_the_recipes_and_finds_them(tmp_path):
     pytest.importorskip("hatchling", reason="hatchling builds the wheel; pip install hatchling")
     pip = [sys.executable, "-m", "pip"]
