@@ -57,13 +57,24 @@ def test_the_evidence_holds_each_fit_once(rows):
 
 
 def test_the_table_shows_means_spreads_and_the_best():
-    text = results.page([*OURS, *ALONE, *FOREST, *OTHER], f"a{results.BEGIN}old{results.END}b")
+    empty = f"a{results.BEGIN}old{results.END}b{''.join(results.BOUGHT)}c"
+    text = results.page([*OURS, *ALONE, *FOREST, *OTHER], empty)
     assert text.startswith("a")
-    assert text.endswith("b")
+    assert text.endswith("c")
     assert "old" not in text
     assert "| esol | RMSE | .800 ± .158 | **.700** ± .158 | .450 ± .071 (2) | .511 ± .018 |" in text
     assert "|  |  | one model | ensemble of 5 | random forest | the paper |" in text
     assert "- esol: random forest wins over molsam x5 by 0.100 RMSE" in text
+
+
+def test_what_a_search_bought_is_told_task_by_task(monkeypatch):
+    monkeypatch.setattr(results, "BEFORE", {"esol": "0" * 8, "bbbp": "1" * 8})
+    before = [before._replace(model="molsam 00000000") for before in FOREST]
+    _, _, *cells = results.bought([*before, *OURS, *ALONE, *FOREST])
+    assert cells == [
+        ["esol", "before", ".450 ± .071 (2)", "", "", "7"],
+        ["esol", "searched", ".800 ± .158", ".700 ± .158", "", "7"],
+    ]
 
 
 def test_what_few_seeds_say_names_them():

@@ -34,6 +34,9 @@ TRIALS = DOCS / "results/tuning"
 SEEDS = range(5)
 TUNED_ON = range(FIRST_SEED, FIRST_SEED + 5)  # seeds of the splits of tuning
 BEGIN, END = "<!-- tables: make results -->", "<!-- end of tables -->"
+BOUGHT = "<!-- searches: make results -->", "<!-- end of searches -->"
+# Digests of the recipes before their search by the last epoch.
+BEFORE = {"bbbp": "07754465", "bace": "b0fbd5ab", "clintox": "cefc6948"}
 EVIDENCE, LAST = "# Evidence, written by `make results`:", "# End of the evidence."
 
 PROTOCOLS = {"random 0.8/0.1/0.1": "random", "balanced_scaffold 0.8/0.1/0.1": "balanced_scaffold"}
@@ -62,7 +65,8 @@ def page(rows: Sequence[Row], text: str) -> str:
     tables = dict.fromkeys([*TASKS, *(row.task for row in rows)], "default")
     own = [section(rows, protocol, "Recipes", {t: t for t in TASKS}) for protocol in PROTOCOLS]
     default = [section(rows, protocol, "The default recipe", tables) for protocol in PROTOCOLS]
-    return filled(text, BEGIN, chain(*own, *default), END)
+    text = filled(text, BEGIN, chain(*own, *default), END)
+    return filled(text, BOUGHT[0], ["\n".join(map(line, bought(rows)))], BOUGHT[1])
 
 
 def section(
@@ -144,6 +148,30 @@ def verdict(task: str, rows: Sequence[Row]) -> str:
     seeds = sorted({row.seed for row in rows if row.model == reference})
     which = "" if seeds == list(SEEDS) else f", seeds {', '.join(map(str, seeds))}"
     return f"- {task}{which}: {'; '.join(verdicts(rows[0].metric, summarize(rows)))}."
+
+
+def bought(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """Cells of a table of recipes before and after their search."""
+    parts = ["", " x5", " x5 + GP"]
+    yield ["", "", *(named(OURS + part) for part in parts), "seconds"]
+    yield ["---"] * (3 + len(parts))
+    for task, digest in BEFORE.items():
+        after = recipe_digest(Recipe.load(RECIPES / f"{task}.toml"))
+        for name, which in (("before", digest), ("searched", after)):
+            ours = [f"{OURS} {which}{part}" for part in parts]
+            chosen = [
+                row
+                for row in rows
+                if (row.task, row.protocol) == (task, PAPER_PROTOCOL)
+                and row.model in ours
+                and row.seed in SEEDS
+            ]
+            if not chosen:
+                continue
+            found = {summary.model: summary for summary in summarize(chosen)}
+            taken = {row.seed: row.seconds for row in sorted(chosen, key=lambda row: row.seconds)}
+            cells = [cell(found.get(model)) for model in ours]
+            yield [task, name, *cells, f"{sum(taken.values()) / len(taken):,.0f}"]
 
 
 def recipe(rows: Sequence[Row], path: Path, text: str) -> str:
