@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import platformdirs
-from safetensors import numpy
+from safetensors import SafetensorError, numpy
 
 from .files import replacing
 
@@ -49,7 +49,9 @@ def load(name: str) -> dict[str, np.ndarray] | None:
         return None
     if hashlib.sha256(body).digest() != digest:
         return None
-    return {name: array.copy() for name, array in numpy.load(body).items()}
+    with suppress(SafetensorError):
+        return {name: array.copy() for name, array in numpy.load(body).items()}
+    return None
 
 
 def save(name: str, arrays: Mapping[str, np.ndarray]) -> None:

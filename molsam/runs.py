@@ -35,7 +35,17 @@ from .batches import PackedMolecules
 from .certainty import COVERAGE, Certainty
 from .datasets import Chunk, MoleculeTable, frame_chunks, is_table, iter_chunks
 from .environment import pick_device
-from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
+from .files import (
+    RunError,
+    check_seal,
+    existing,
+    fitting,
+    load_state,
+    read_json,
+    read_model,
+    seal,
+    sealed,
+)
 from .gaussian_process import GaussianProcess, Inputs
 from .inference import (
     begin_reading,
@@ -58,6 +68,7 @@ if TYPE_CHECKING:
 Molecules: TypeAlias = "Iterable[str] | pd.DataFrame | str | Path"
 CHUNK = 4096
 RECORDS = ("run.json", "recipe.toml", "split.json", "scalers.json", "scores.json")
+COUNTS = molecules.MORGAN_SIZE
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 PROCESS = "gaussian_process.safetensors"
@@ -93,6 +104,8 @@ class Run:
         info = read_model(folder / "run.json", RunInfo)
         recipe = Recipe.load(existing(folder / "recipe.toml"))
         scalers = Scalers.load(folder / "scalers.json")
+        with fitting(folder / "scalers.json"):
+            _try_scalers(scalers, info, recipe)
         return cls(folder, info, recipe, scalers, pick_device(device))
 
     @property
@@ -122,23 +135,44 @@ class Run:
     def process(self) -> GaussianProcess | None:
         """The Gaussian process that joins the models, where there is one."""
         path = self.folder / PROCESS
-        return GaussianProcess.load(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        with fitting(path):
+            found = GaussianProcess.load(path)
+            one = Inputs(np.ones((1, COUNTS)), _descriptors())
+            _same(found.predict(one), self._outcome)
+            _same(found.mixed(self._outcome, one), self._outcome)
+        return found
 
     @cached_property
     def certainty(self) -> Certainty | None:
         """What tells how sure its predictions are; None until it is finished."""
         path = self.folder / CERTAINTY
-        return Certainty.load(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        with fitting(path):
+            found = Certainty.load(path)
+            _same(found.similarity(np.ones((1, COUNTS))), np.ones(1))
+            if self.info.kind == "regression":
+                _same(found.interval(self._outcome, self._outcome)[0], self._outcome)
+            else:
+                _same(found.calibrated(self._outcome), self._outcome)
+        return found
+
+    @property
+    def _outcome(self) -> np.ndarray:
+        """Something of the shape of one prediction, to try what was read with."""
+        return np.full(self._shape(1), 0.5)
 
     def _load_model(self, path: Path) -> MoleculeModel:
+        with fitting(path):
+            state = load_state(path)["model"]
+            # Without storage first: a recipe that was edited may ask for any size.
+            with torch.device("meta"):
+                build_model(self.recipe, self.info).load_state_dict(state, assign=True)
         with torch.random.fork_rng([]):  # the fresh weights are drawn only to be replaced
             model = build_model(self.recipe, self.info)
-        try:
-            model.load_state_dict(load_state(path)["model"])
-        except RuntimeError as error:
-            raise RunError(
-                f"{path} holds another model than run.json and recipe.toml say; copy the run again"
-            ) from error
+        model.load_state_dict(state)
         return model.to(self.device).eval()
 
     @property
@@ -350,9 +384,13 @@ class Run:
         return table.frame.join(frame)
 
     def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
-        shape = (0, len(self.info.tasks), len(self.info.classes))
-        empty = np.empty(shape if self.info.classes else shape[:2])
+        empty = np.empty(self._shape(0))
         return empty, empty
+
+    def _shape(self, count: int) -> tuple[int, ...]:
+        """Of so many predictions."""
+        shape = (count, len(self.info.tasks), len(self.info.classes))
+        return shape if self.info.classes else shape[:2]
 
     def outcomes(
         self,
@@ -398,6 +436,25 @@ class Run:
             return {column: values}
         named = zip(self.info.classes, values.T, strict=True)
         return {f"{column} p({name})": of_class for name, of_class in named}
+
+
+def _try_scalers(scalers: Scalers, info: RunInfo, recipe: Recipe) -> None:
+    """A `ValueError` where they are not those of such a run."""
+    labels = np.ones((1, len(info.tasks)))
+    _same(scalers.target.inverse(labels), labels)
+    if (scalers.descriptors is not None) != recipe.data.descriptors:
+        raise ValueError("scales of descriptors and data.descriptors go together")
+    if scalers.descriptors is not None:
+        scalers.descriptors.transform(_descriptors())
+
+
+def _descriptors() -> np.ndarray:
+    return np.ones((1, len(molecules.DESCRIPTORS)))
+
+
+def _same(found: np.ndarray, expected: np.ndarray) -> None:
+    if found.shape != expected.shape:
+        raise ValueError(f"it gives the shape {found.shape} in place of {expected.shape}")
 
 
 def _weights(folder: Path) -> list[str]:

@@ -11,10 +11,11 @@ import numpy as np
 
 from .. import metrics, molecules
 from ..certainty import of_classes
-from ..files import read_json, sealed
+from ..files import fitting, read_json, sealed
 from ..runs import Run
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rdkit.Chem import Mol
 
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
@@ -53,7 +54,13 @@ class HeldOut:
         path = run.folder / "predictions.csv"
         if not path.is_file():
             return None
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with fitting(path):
+            return cls._of(run, pd.read_csv(path, dtype=str, keep_default_na=False))
+
+    @classmethod
+    def _of(cls, run: Run, table: pd.DataFrame) -> HeldOut:
+        import pandas as pd
+
         info, data = run.info, run.recipe.data
         names = [f"predicted {column}" for column in run.columns()]
 

@@ -1,0 +1,126 @@
+"""Broken versions of good inputs: bytes, texts and trees, changed in places that parsers read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+Mutate = Callable[[bytes, Random], bytes]
+NUMBERS = ("0", "-1", "1e999", "nan", "inf", "99999999999999999999", "1_0", "0x10", "1e-400", "٣")
+VALUES: tuple[Any, ...] = (
+    *(None, True, False, -1, 0, 1, 3, 2**31, 2**70, -0.5, 1e308, float("nan"), float("inf")),
+    *("", "x", "\0", "../../x", "/", "nan", "é" * 50, "x" * 3000),
+    *([], {}, [[]], [1, 2, 3], ["a"], {"a": {"b": []}}),
+)
+
+
+def texts(words: str, *more: str) -> Mutate:
+    """Spans cut, doubled, moved and repeated; words of the format and odd numbers put in."""
+    known = [word.encode() for word in (*words.split(), *more, *NUMBERS)]
+
+    def mutate(data: bytes, rng: Random) -> bytes:
+        for _ in range(rng.choice((1, 1, 2, 4, 8))):
+            a, b = sorted(rng.choices(range(len(data) + 1), k=2))
+            b = min(b, a + rng.choice((1, 1, 4, 30, 1000)))
+            put = rng.choice(
+                (
+                    b"",
+                    data[a:b] * rng.choice((2, 3, 50)),
+                    data[a:b][::-1],
+                    rng.choice(known),
+                    rng.choice(known) * rng.choice((2, 9, 100)),
+                    rng.randbytes(rng.choice((1, 2, 8))),
+                )
+            )
+            data = (data[:a] + put + data[b:])[:20_000]
+        return data
+
+    return mutate
+
+
+def toml(data: bytes, rng: Random) -> bytes:
+    """Another value, key or table; now and then another text."""
+    try:
+        tree = tomlkit.parse(data.decode()).unwrap()
+    except (UnicodeDecodeError, TOMLKitError, RecursionError):
+        return TOML_TEXT(data, rng)
+    try:
+        written = tomlkit.dumps(tree_of(tree, rng)).encode()
+    except (TypeError, ValueError, TOMLKitError):
+        written = data
+    return TOML_TEXT(written, rng) if rng.random() < 0.3 else written
+
+
+def js(data: bytes, rng: Random) -> bytes:
+    """Another value, key or place; now and then another text."""
+    try:
+        written = json.dumps(tree_of(json.loads(data), rng)).encode()
+    except (ValueError, RecursionError):
+        written = data
+    return JSON_TEXT(written, rng) if rng.random() < 0.2 else written
+
+
+def safetensors(data: bytes, rng: Random) -> bytes:
+    """Another header, tree, shape or number; now and then other bytes."""
+    size = int.from_bytes(data[:8], "little")
+    try:
+        header = json.loads(data[8 : 8 + size])
+        tree = header.get("__metadata__", {}).get("tree")
+    except (ValueError, AttributeError, RecursionError):
+        return BYTES(data, rng)
+    body, kind = bytearray(data[8 + size :]), rng.random()
+    if kind < 0.4 and tree:
+        header["__metadata__"]["tree"] = js(tree.encode(), rng).decode(errors="replace")
+    elif kind < 0.6:
+        header = tree_of(header, rng)
+    elif kind < 0.9 and body:
+        at = rng.randrange(len(body))
+        body[at : at + 8] = rng.choice((b"\xff" * 8, b"\x7f" * 8, bytes(8), rng.randbytes(8)))
+    else:
+        return BYTES(data, rng)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(body)
+
+
+def tree_of(tree: Any, rng: Random) -> Any:
+    """The tree with one of its places changed, or a few."""
+    for _ in range(rng.choice((1, 1, 1, 3))):
+        places = list(_places(tree))
+        if not places:
+            return rng.choice(VALUES)
+        holder, key = rng.choice(places)
+        kind = rng.random()
+        if kind < 0.5:
+            holder[key] = rng.choice(VALUES)
+        elif kind < 0.65:
+            del holder[key]
+        elif kind < 0.8:
+            other, there = rng.choice(places)
+            value = other[there] if there in other or isinstance(other, list) else None
+            holder[key] = json.loads(json.dumps(value, default=str))
+        elif isinstance(holder, list):
+            holder.insert(key, rng.choice(VALUES))
+        else:
+            holder[rng.choice(("x", "", str(key) + "s", "smiles", "name"))] = rng.choice(VALUES)
+    return tree
+
+
+def _places(tree: Any):
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, child in list(children):
+        yield tree, key
+        if isinstance(child, dict | list):
+            yield from _places(child)
+
+
+TOML_TEXT = texts(
+    '[ ] [[ ]] = { } # . " """ \' 1979-05-27T07:32:00Z low high optimizer.rho',
+    *("\n", "[model]\n", "[search]\n", "choices = [", "log = true"),
+)
+JSON_TEXT = texts('" { } [ ] , : null \\u0000 \\ud800 NaN 1e9')
+BYTES = texts("")
