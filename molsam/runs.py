@@ -169,7 +169,14 @@ class Run:
             state = load_state(path)["model"]
             # Without storage first: a recipe that was edited may ask for any size.
             with torch.device("meta"):
-                build_model(self.recipe, self.info).load_state_dict(state, assign=True)
+                model = build_model(self.recipe, self.info)
+            try:
+                model.load_state_dict(state, assign=True)
+            except RuntimeError as error:
+                raise RunError(
+                    f"{path} holds another model than run.json and recipe.toml say; "
+                    "copy the run again"
+                ) from error
         with torch.random.fork_rng([]):  # the fresh weights are drawn only to be replaced
             model = build_model(self.recipe, self.info)
         model.load_state_dict(state)

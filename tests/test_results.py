@@ -7,7 +7,7 @@ import pytest
 
 from molsam.comparison import Row, read_rows
 from molsam.studies import write_rows
-from pages import certainty, commands, results, studies
+from pages import certainty, commands, results, studies, trust
 
 RECIPES = sorted(results.RECIPES.glob("*.toml"))
 PROTOCOL = results.PAPER_PROTOCOL
@@ -127,6 +127,11 @@ def studied(task: str, variant: str, seed: int, test: float) -> dict:
 def test_the_tables_of_studies_are_those_of_the_evidence():
     text = studies.PAGE.read_text(encoding="utf-8")
     assert studies.page(text) == text, "make results"
+
+
+def test_the_table_of_trust_is_that_of_the_evidence():
+    text = trust.PAGE.read_text(encoding="utf-8")
+    assert trust.page(text) == text, "make results"
 
 
 def test_the_tables_of_certainty_are_those_of_the_evidence():
