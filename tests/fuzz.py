@@ -136,6 +136,11 @@ def _table_seeds() -> list[bytes]:
     return [*plain, *(bytes([223]) + gzip.compress(text, 1) for text in TABLES[:2])]
 
 
+def _table_mutated(data: bytes, rng: Random) -> bytes:
+    first = data[:1] if rng.random() < 0.8 else rng.randbytes(1)
+    return first + mutations.table(data[1:], rng)
+
+
 def records(data: bytes) -> None:
     from molsam import datasets
 
@@ -299,20 +304,14 @@ def _study_seeds() -> list[bytes]:
     return [Path("odd-study/tune.json").read_bytes()]
 
 
-SMILES_TEXT = mutations.texts(
-    r"C c N n O [nH] Cl [U] * ( ) [ ] = # $ ~ . -> <- / \ @ @@ @TH1 @SP1 @OH15 1 %10 %(123) + - ++ "
-    ":1 H H9 13 | |m:0:1| $ >> & é |Sg:n:0:1:ht| |^1:0|",
-    *("\0", " "),
-)
-TABLE_TEXT = mutations.texts(', ; " smiles nan C x é', "\t", "\n", "\r", "\r\n", "\0", " ")
 RECORD_TEXT = mutations.texts(
     "V2000 V3000 BEGIN END ATOM BOND SGROUP 999 CFG=1 MASS=300 CHG=-15 STEBOND R# [C,N] ENDPTS=(2",
     *("M  V30 ", "M  END\n", "$$$$\n", "M  CHG  1   1   1\n", "M  ISO", "M  RGP", "M  SAP"),
     *(" -\n", ">  <y>\n", "\n", "\r\n"),
 )
 TARGETS = {
-    "smiles": Target(_smiles_seeds, SMILES_TEXT, smiles),
-    "table": Target(_table_seeds, TABLE_TEXT, table, "odd."),
+    "smiles": Target(_smiles_seeds, mutations.smiles, smiles),
+    "table": Target(_table_seeds, _table_mutated, table, "odd."),
     "sdf": Target(_record_seeds, RECORD_TEXT, records, "odd.sdf"),
     "recipe": Target(_recipe_seeds, mutations.toml, recipe, "odd.toml"),
     "space": Target(lambda: SPACES, mutations.toml, space, "odd.toml"),
@@ -446,9 +445,9 @@ def child(name: str, inputs: int, seed: int, kept: Path) -> None:
 
     def mutate(data: bytes, most: int, draw: int) -> bytes:
         rng = Random(draw)
-        if rng.random() < 0.2:
+        if rng.random() < 0.1:
             return atheris.Mutate(data, most)
-        again = rng.random() < 0.5  # what is changed again and again is refused at the first place
+        again = rng.random() < 0.7  # what is changed again and again is refused at the first place
         return changed(target, rng.choice(seeds) if again else data, rng)[:most]
 
     # libFuzzer's own limits are off: the kernel keeps ours.
@@ -480,8 +479,6 @@ def campaign(name: str, inputs: int, seed: int, kept: Path) -> dict[str, Any]:
                 rest,
                 "--seed",
                 start,
-                "--kept",
-                str(kept.resolve()),
             ]
             done = subprocess.run(
                 [sys.executable, HERE / "fuzz.py", *options, "--kept", kept.resolve()],

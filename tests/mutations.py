@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -10,6 +11,17 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+TOKEN = re.compile(r"\[[^\]]*\]|%\(\d+\)|%\d\d|Br|Cl|.", re.DOTALL)
+ATOMS = TOKEN.findall(
+    "CNOSPFcnoBI*[U][Fe][H][nH][C@H][C@@][Co@OH9][Pt@SP2][As@TB7][N+][O-][13C][999Xe+9]"
+    "[CH3:7][Si][Se][se][te][Og][#0][D][2H][Fe+2][S@AL1]"
+)
+BONDS = ("", "", "", "=", "#", "$", "~", ":", "-", "/", "\\", "->", "<-", ".")
+CELLS = (
+    *("", "smiles", "C", "CCO", "x", "nan", "NA", "0", "1", "2", "-1.5", "1e999", "inf", "true"),
+    *("1_0", "٣", "A", "B", '"', '"a', 'a"b"', "logS [mol/L]", "split", "id", "é" * 30, "C" * 2000),
+    *("\0", " ", "[Na+].[Cl-]", "0x1", "1e38", "3.5e38", "unnamed: 0", "y", "SMILES", "mol"),
+)
 Mutate = Callable[[bytes, Random], bytes]
 NUMBERS = ("0", "-1", "1e999", "nan", "inf", "99999999999999999999", "1_0", "0x10", "1e-400", "٣")
 VALUES: tuple[Any, ...] = (
@@ -24,7 +36,7 @@ def texts(words: str, *more: str) -> Mutate:
     known = [word.encode() for word in (*words.split(), *more, *NUMBERS)]
 
     def mutate(data: bytes, rng: Random) -> bytes:
-        for _ in range(rng.choice((1, 1, 2, 4, 8))):
+        for _ in range(rng.choice((1, 1, 1, 2, 6))):
             a, b = sorted(rng.choices(range(len(data) + 1), k=2))
             b = min(b, a + rng.choice((1, 1, 4, 30, 1000)))
             put = rng.choice(
@@ -41,6 +53,49 @@ def texts(words: str, *more: str) -> Mutate:
         return data
 
     return mutate
+
+
+def smiles(data: bytes, rng: Random) -> bytes:
+    """Other atoms, bonds, branches and rings, so that most of it spells something; else a text."""
+    tokens = TOKEN.findall(data.decode(errors="replace"))
+    if not tokens or rng.random() < 0.2:
+        return SMILES_TEXT(data, rng)
+    for _ in range(rng.choice((1, 2, 4, 8))):
+        at, kind = rng.randrange(len(tokens) + 1), rng.random()
+        if kind < 0.3:
+            tokens[at : at + 1] = [rng.choice(ATOMS)]
+        elif kind < 0.5:
+            tokens[at:at] = ["(", rng.choice(BONDS), rng.choice(ATOMS), ")"]
+        elif kind < 0.7:
+            mark = rng.choice(("7", "8", "9", "%55", "%(777)"))
+            for place in (at, rng.randrange(len(tokens) + 1)):
+                tokens.insert(place, mark)
+        elif kind < 0.8:
+            tokens.insert(at, rng.choice(BONDS))
+        elif kind < 0.9:
+            tokens[at:at] = tokens[at : at + rng.choice((3, 10, 30))] * rng.choice((1, 1, 2, 20))
+        else:
+            del tokens[at : at + rng.choice((1, 1, 4))]
+    return "".join(tokens)[:6000].encode()
+
+
+def table(data: bytes, rng: Random) -> bytes:
+    """Other cells, rows and names of columns; now and then another text."""
+    separator = max((b",", b"\t", b";"), key=data.count)
+    rows = [row.split(separator) for row in data.split(b"\n")]
+    for _ in range(rng.choice((1, 1, 3))):
+        row = rng.choice(rows)
+        at, kind = rng.randrange(len(row)), rng.random()
+        if kind < 0.6:
+            row[at] = rng.choice(CELLS).encode()
+        elif kind < 0.7:
+            row.insert(at, rng.choice(CELLS).encode())
+        elif kind < 0.8:
+            rows += [list(rng.choice(rows)) for _ in range(rng.choice((1, 5, 300)))]
+        elif len(rows) > 1:
+            rows.remove(row)
+    written = b"\n".join(separator.join(row) for row in rows)
+    return TABLE_TEXT(written, rng) if rng.random() < 0.3 else written
 
 
 def toml(data: bytes, rng: Random) -> bytes:
@@ -122,5 +177,11 @@ TOML_TEXT = texts(
     '[ ] [[ ]] = { } # . " """ \' 1979-05-27T07:32:00Z low high optimizer.rho',
     *("\n", "[model]\n", "[search]\n", "choices = [", "log = true"),
 )
+SMILES_TEXT = texts(
+    r"C c N n O [nH] Cl [U] * ( ) [ ] = # $ ~ . -> <- / \ @ @@ @TH1 @SP1 @OH15 1 %10 %(123) + - ++ "
+    ":1 H H9 13 | |m:0:1| $ >> & é |Sg:n:0:1:ht| |^1:0|",
+    *("\0", " "),
+)
+TABLE_TEXT = texts(', ; " smiles nan C x é', "\t", "\n", "\r", "\r\n", "\0", " ")
 JSON_TEXT = texts('" { } [ ] , : null \\u0000 \\ud800 NaN 1e9')
 BYTES = texts("")
