@@ -1,9 +1,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
+RELEASE := $(VENV)-release/bin
 PYTHON ?= python3
 DEMO := runs/demo
 
-.PHONY: demo test lint results fuzz gpu clean
+.PHONY: demo test lint results fuzz gpu dist audit constraints clean
 
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
@@ -35,6 +36,21 @@ fuzz: $(VENV)/.dev
 gpu:
 	PYTHONPATH="$(CURDIR):$$PYTHONPATH" $(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu.py
 
+# A wheel, a source archive and a bill of materials (CycloneDX) of all that is installed beside it.
+dist: $(VENV)/.dev $(VENV)/.release
+	$(BIN)/python -m build --outdir dist
+	$(RELEASE)/cyclonedx-py environment --output-reproducible --of JSON -o dist/sbom.json $(BIN)/python
+
+# Known faults of the pinned versions, as PyPI's advisories list them.
+audit: $(VENV)/.release
+	$(RELEASE)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+# The newest versions that fit together on every Python; torch stays, for its builds differ by GPU.
+constraints: $(VENV)/.release
+	grep '^torch==' constraints.txt > $(VENV)/torch.txt
+	$(RELEASE)/uv pip compile --universal --python-version 3.10 --upgrade --no-annotate --no-header \
+		--constraint $(VENV)/torch.txt --all-extras --output-file constraints.txt pyproject.toml
+
 $(VENV)/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
@@ -45,5 +61,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
+# In an environment of its own: what it needs is no part of what it lists.
+$(VENV)/.release: pyproject.toml
+	$(PYTHON) -m venv $(RELEASE:/bin=)
+	$(RELEASE)/python -m pip install --quiet cyclonedx-bom pip-audit uv
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs site dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-release runs site dist .pytest_cache .ruff_cache .hypothesis

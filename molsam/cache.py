@@ -49,9 +49,10 @@ def load(name: str) -> dict[str, np.ndarray] | None:
         return None
     if hashlib.sha256(body).digest() != digest:
         return None
-    with suppress(SafetensorError):
+    try:
         return {name: array.copy() for name, array in numpy.load(body).items()}
-    return None
+    except SafetensorError:
+        return None
 
 
 def save(name: str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -10,15 +11,18 @@ import torch
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA, then MPS, then the CPU; any other name is torch's."""
+    """`auto` is CUDA, then MPS, then the CPU; any other name is torch's.
+
+    Of processes that torchrun has started on a machine, each has the GPU of its number.
+    """
+    if name == "auto" and torch.cuda.is_available():
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     if name != "auto":
         try:
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device {name!r} cannot be used: {reason}") from error
-    if torch.cuda.is_available():
-        return torch.device("cuda", 0)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

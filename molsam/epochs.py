@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from . import environment, inference, landscape, losses, metrics
+from . import distributed, environment, inference, landscape, losses, metrics
 from .batches import Batch, PackedMolecules, evaluation_batches, training_batches
 from .compiling import CompiledLayers, tells_sizes_apart
 from .datasets import Kind
@@ -38,6 +38,15 @@ SHARPNESS_ROWS = 512
 
 class TrainingError(ValueError):
     """Training cannot start or go on: says where it stood and what to try."""
+
+
+class Divergence(TrainingError):
+    """A loss that is no number, most often after steps that were too long."""
+
+    def __init__(self, where: str, epochs: int) -> None:
+        kept = f"the weights of epoch {epochs} are kept" if epochs else "no epoch was finished"
+        advice = "try a lower optimizer.lr or optimizer.rho, or set training.clip_norm"
+        super().__init__(f"{where}, as after steps that are too long: {advice}; {kept}")
 
 
 @dataclass(frozen=True)
@@ -110,33 +119,37 @@ class Trainer:
     """Trains the members of `run` on the packed molecules of `split.train`.
 
     Every draw follows from (seed, member, epoch), so a member restored from its checkpoint ends
-    bit for bit where it would have ended.
+    bit for bit where it would have ended. Of several processes the first alone validates, writes
+    and reports.
     """
 
     def __init__(
         self, run: Run, packed: PackedMolecules, split: Split, progress: Listener | None = None
     ) -> None:
-        self.run, self.split, self.progress = run, split, progress
+        self.run, self.split = run, split
+        self.progress = progress if distributed.rank() == 0 else None
         self.packed = packed.to(run.device)
         self.settings = run.recipe.training
         self.sizes = packed.sizes[split.train].cpu().numpy()
         self.metric = metric_name(self.settings, run.info.kind)
         self.loss = pick_loss(run, packed, split)
+        self.known = (~torch.isnan(packed.y)).sum(1).cpu().numpy()
 
     def train(self, number: int) -> None:
         """Train one member and leave its weights; a member that is done is left alone."""
         folder = self.run.folder / f"member-{number}"
         checkpoint = folder / CHECKPOINT
-        if (folder / WEIGHTS).is_file() and not checkpoint.is_file():
+        if distributed.told(is_trained, folder):
             return
         folder.mkdir(exist_ok=True)
         with same_generators_after([self.run.device]):
             member = self._start(number)
-            if checkpoint.is_file():
-                member.restore(load_state(checkpoint))
+            kept = distributed.told(load_checkpoint, checkpoint)
+            if kept is not None:
+                member.restore(kept)
             self._epochs(member, folder)
-        save_weights(folder, member)
-        checkpoint.unlink(missing_ok=True)
+        distributed.told(save_weights, folder, member)
+        distributed.told(checkpoint.unlink, True)
 
     def _start(self, number: int) -> Member:
         torch.manual_seed(derive_seed(self.run.info.seed, number, 0))
@@ -164,7 +177,7 @@ class Trainer:
         member.model.train()
         try:
             with member.stepping():
-                self._gradient(member, batch)
+                self._gradient(member, batch, 1.0)
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise TrainingError(
@@ -173,29 +186,45 @@ class Trainer:
             ) from error
         member.model.zero_grad()
 
-    def _gradient(self, member: Member, batch: Batch) -> Tensor:
+    def _gradient(self, member: Member, batch: Batch, weight: float) -> Tensor:
+        """The loss, with its gradient in the model; `weight` is that of a share among others."""
         with environment.autocast(self.run.device, self.settings.precision):
             prediction = member.model(batch)
         loss = self.loss(prediction.float(), batch.y, batch.label_mask)
+        if weight != 1:
+            loss = weight * loss
         loss.backward()
-        return loss
+        return distributed.add_up(loss, member.model)
 
     def _epochs(self, member: Member, folder: Path) -> None:
         saved = -math.inf
         with tensorboard(folder, member.epoch) as add_to_tensorboard:
-            while member.epoch < self.settings.epochs and not self._out_of_patience(member):
-                torch.manual_seed(derive_seed(self.run.info.seed, member.number, member.epoch + 1))
-                row = self._epoch(member) | self._validate(member) | self._sharpness(member)
-                refuse_divergence(row)
+            while not distributed.told(self._is_done, member):
+                draws = (self.run.info.seed, member.number, member.epoch + 1)
+                torch.manual_seed(derive_seed(*draws, *distributed.beside_first()))
+                try:
+                    row = self._epoch(member) | distributed.told(self._judged, member)
+                except Divergence:
+                    if member.epoch and distributed.rank() == 0:
+                        save_weights(folder, member)
+                    raise
                 member.history.append(row)
                 member.epoch += 1
-                write_history(folder, member.history)  # first, or the last row may stay unwritten
-                if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    save_state(folder / CHECKPOINT, member.state())
-                    save_weights(folder, member)
-                    saved = time.monotonic()
+                saved = distributed.told(self._keep, member, folder, saved)
                 add_to_tensorboard(member.history[-1])
                 self._tell(member, 0.0, member.history[-1]["molecules_per_second"])
+
+    def _keep(self, member: Member, folder: Path, saved: float) -> float:
+        """Write the history, and a checkpoint if the last is old; returns when that was `saved`."""
+        write_history(folder, member.history)  # first, or the last row may stay unwritten
+        if time.monotonic() - saved <= CHECKPOINT_SECONDS:
+            return saved
+        save_state(folder / CHECKPOINT, member.state())
+        save_weights(folder, member)
+        return time.monotonic()
+
+    def _is_done(self, member: Member) -> bool:
+        return member.epoch >= self.settings.epochs or self._out_of_patience(member)
 
     def _out_of_patience(self, member: Member) -> bool:
         patience = self.settings.patience
@@ -207,24 +236,29 @@ class Trainer:
         start_epoch(member, self.run.recipe.optimizer)
         watch = diagnostics(member, self.run.recipe.optimizer)
         member.model.train()
-        total = torch.zeros((), device=self.run.device)
+        losses = torch.zeros(len(batches), device=self.run.device)
+        rates: list[float] = []
         gradients = 0
         began = time.perf_counter()
         for step, index in enumerate(batches):
             self._set_learning_rate(member, member.epoch + step / len(batches))
-            batch = self.packed.batch(self.split.train[index])
-            loss, calls = self._step(member, batch, watch or member.optimizer)
+            rows, weight = distributed.share(self.split.train[index], self.known)
+            batch = self.packed.batch(rows)
+            loss, calls = self._step(member, batch, weight, watch or member.optimizer)
             if member.average:
                 member.average.update_parameters(member.model)
-            total += loss.detach() * len(index)
+            losses[step] = loss.detach()
+            rates.append(member.optimizer.param_groups[0]["lr"])
             gradients += calls
             done = (step + 1) / len(batches)
             self._tell(member, done, done * len(self.sizes) / (time.perf_counter() - began))
+        each = losses.tolist()
         seconds = time.perf_counter() - began
+        refuse_divergence(each, rates, member.epoch)
         group = member.optimizer.param_groups[0]
         return {
             "epoch": member.epoch + 1,
-            "loss": float(total) / len(self.sizes),
+            "loss": float(np.average(each, weights=[len(index) for index in batches])),
             "lr": group["lr"],
             "rho": group.get("rho", 0.0),
             "gradients": gradients,
@@ -249,7 +283,7 @@ class Trainer:
             group["lr"] = self.run.recipe.optimizer.lr * factor
 
     def _step(
-        self, member: Member, batch: Batch, stepper: Optimizer | Diagnostics
+        self, member: Member, batch: Batch, weight: float, stepper: Optimizer | Diagnostics
     ) -> tuple[Tensor, int]:
         """One update; returns the loss where its first gradient was taken, and the gradients.
 
@@ -262,12 +296,16 @@ class Trainer:
             gradients += 1
             member.optimizer.zero_grad()
             with member.stepping():
-                loss = self._gradient(member, batch)
+                loss = self._gradient(member, batch, weight)
             if self.settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(member.model.parameters(), self.settings.clip_norm)
             return loss
 
         return stepper.step(closure), gradients  # type: ignore[arg-type, return-value]
+
+    def _judged(self, member: Member) -> dict[str, Any]:
+        """What an epoch leaves in the history beside its own."""
+        return self._validate(member) | self._sharpness(member)
 
     def _validate(self, member: Member) -> dict[str, Any]:
         """Score the validation rows and keep the weights; with patience only if they are better.
@@ -278,6 +316,10 @@ class Trainer:
         outputs = inference.infer(member.judged, self.packed, self.run.recipe, index)
         y = self.packed.y[index].cpu()
         loss = float(self.loss(outputs, torch.nan_to_num(y), ~torch.isnan(y)))
+        if not math.isfinite(loss):
+            raise Divergence(
+                f"the validation loss is {loss} after epoch {member.epoch + 1}", member.epoch
+            )
         truth = self.run.scalers.target.inverse(y.double().numpy())
         prediction = inference.to_user(outputs, info, self.run.scalers)
         score = metrics.score(self.metric, truth, prediction, info.tasks).mean
@@ -371,14 +413,17 @@ def diagnostics(member: Member, choices: OptimizerConfig) -> Diagnostics | None:
     return Diagnostics(member.optimizer, every=choices.diagnose_every)
 
 
-def refuse_divergence(row: dict[str, Any]) -> None:
-    """Stop at a loss that is no number: no later epoch could mend the weights."""
-    for part, name in (("training", "loss"), ("validation", "valid_loss")):
-        if not math.isfinite(row[name]):
-            raise TrainingError(
-                f"the {part} loss is {row[name]} in epoch {row['epoch']}: try a lower "
-                "optimizer.lr or set training.clip_norm; the last checkpoint is kept"
-            )
+def refuse_divergence(losses: Sequence[float], rates: Sequence[float], epoch: int) -> None:
+    """Stop at a loss that is no number: no later step could mend the weights."""
+    step = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if step is None:
+        return
+    before = f", {losses[step - 1]:.3g} a step before" if step else ""
+    where = f"step {step + 1} of epoch {epoch + 1}"
+    raise Divergence(
+        f"the training loss is {losses[step]} in {where} (learning rate {rates[step]:.3g}){before}",
+        epoch,
+    )
 
 
 def metric_name(settings: TrainingConfig, kind: Kind) -> str:
@@ -423,6 +468,16 @@ def pick_loss(
     return loss
 
 
+def is_trained(folder: Path) -> bool:
+    """Whether the member of `folder` has come to its end."""
+    return (folder / WEIGHTS).is_file() and not (folder / CHECKPOINT).is_file()
+
+
+def load_checkpoint(path: Path) -> Any:
+    """The state of a member that was stopped, None if there is none."""
+    return load_state(path) if path.is_file() else None
+
+
 def save_weights(folder: Path, member: Member) -> None:
     """The weights that are kept so far."""
     save_state(folder / WEIGHTS, {"model": member.kept_model})
@@ -444,7 +499,7 @@ def tensorboard(folder: Path, epoch: int) -> Iterator[Callable[[dict[str, Any]],
     What an interrupted run wrote from `epoch` on is marked as replaced. These files repeat the
     history: where they cannot be written, training goes on, or ends by the error of its own.
     """
-    if find_spec("tensorboard") is None:
+    if find_spec("tensorboard") is None or distributed.rank() > 0:
         yield lambda row: None
         return
     from torch.utils.tensorboard import SummaryWriter

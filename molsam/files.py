@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -25,6 +26,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 SUMS = "SHA256SUMS"
+LOCK = ".lock"
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # as OWASP lists them
 # What damaged content raises, wherever it is first used.
 UNFIT = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError),
@@ -61,11 +64,65 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk: without it a power cut may undo the last renaming."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def working_on(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep other processes out of it; the system ends this with the process.
+
+    Raises
+    ------
+    RunError : another process works on it, or it holds a link, through which what is written would
+        land elsewhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if link := next(filter(Path.is_symlink, folder.rglob("*")), None):
+        raise RunError(f"{link} is a link, and a run is written to its own folder alone; remove it")
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"another process works on {folder}: wait for its end, or name another folder (out)"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path: Path, data: Any) -> None:
     """Indented JSON, atomically."""
     write_atomic(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with `'` before each text that a spreadsheet would run as a formula, names too."""
+
+    def guarded(value: Any) -> Any:
+        if not isinstance(value, str) or not value.startswith(FORMULA) or _is_number(value):
+            return value
+        return f"'{value}"
+
+    return frame.map(guarded).rename(columns=guarded)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def to_csv(frame: pd.DataFrame) -> bytes:
@@ -182,6 +239,10 @@ def check_seal(folder: Path, required: Iterable[str]) -> None:
     if unnamed:
         raise RunError(f"{folder / SUMS} is damaged: {unnamed[0]} is not in it; copy the run again")
     for name, digest in sums.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise RunError(
+                f"{folder / SUMS} names {name}, which is not in the run; do not trust it"
+            )
         if _sha256(existing(folder / name)) != digest:
             raise RunError(
                 f"{folder / name} was changed or cut short after training; copy the run again"

@@ -68,6 +68,8 @@ def learning_curve(run: Run) -> Figure:
     left.set_ylabel("loss (scaled)")
     left.set_yscale("log")
     left.legend(["training", "validation"], frameon=False)
+    for axes in (left, right):
+        axes.locator_params(axis="x", integer=True)
     left.set_xlabel("epoch")
     right.set_xlabel("epoch (dot: weights kept)")
     return figure

@@ -65,7 +65,7 @@ class Predictor:
 
 
 def _array(column: pd.Series) -> np.ndarray:
-    """Values of numpy and Python alone: None where a row has no truth value."""
-    if column.dtype == "boolean":
+    """Values of numpy and Python alone: None where a row has no truth value, or no class."""
+    if column.dtype in ("boolean", "string"):
         column = column.astype(object).where(column.notna(), None)
     return column.to_numpy()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import baselines, datasets, inference, reading, splits
+from . import baselines, datasets, distributed, inference, reading, splits
 from .batches import PackedMolecules
 from .datasets import Kind, MoleculeTable
 from .gaussian_process import Inputs
@@ -18,6 +19,9 @@ from .recipes import DataConfig, Recipe
 from .records import Scalers
 from .scaling import DescriptorScaler, Standardizer
 from .splits import PARTS, Split
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,12 @@ class Prepared:
 
 
 def load_table(
-    recipe: Recipe, data: str | Path, *, kind: Kind | None = None, **where: Any
+    recipe: Recipe, data: str | Path | pd.DataFrame, *, kind: Kind | None = None, **where: Any
 ) -> MoleculeTable:
     """The table `data` with the columns that the recipe names; `where` goes to `datasets.load`."""
     choices = recipe.data
-    return datasets.load(
+    load = partial(
+        datasets.load,
         data,
         smiles=choices.smiles_column,
         targets=choices.targets or None,
@@ -66,6 +71,7 @@ def load_table(
         kind=kind or choices.kind,
         **where,
     )
+    return distributed.in_turn(load)  # or each process would download it
 
 
 def prepare(

@@ -77,14 +77,20 @@ class DataConfig(Section):
     kind: Literal["regression", "binary", "multiclass"] | None = Field(
         default=None, description="of the targets, guessed from the labels if absent"
     )
-    salts: Salts = "keep"
-    charges: Charges = "keep"
-    featurizer: Literal["canonical", "attentivefp", "weave", "pagtn", "compt"] = "compt"
+    salts: Salts = Field(
+        default="keep", description="all fragments, the largest, or none: such a row is unreadable"
+    )
+    charges: Charges = Field(
+        default="keep", description="as written, or neutral where protons gained or lost make it so"
+    )
+    featurizer: Literal["canonical", "attentivefp", "weave", "pagtn", "compt"] = Field(
+        default="compt", description="features of atoms and bonds, dgllife's"
+    )
     descriptors: bool = Field(
         default=True, description="join RDKit's 2D descriptors at the readout"
     )
     descriptor_scale: ScaleName = Field(
-        default="robust", description="spreads from the median; ranked: their size and rank"
+        default="robust", description="robust: spreads from the median; ranked: their size and rank"
     )
     fingerprints: bool = Field(default=True, description="join Morgan counts at the readout")
     split: Literal[
@@ -96,12 +102,15 @@ class DataConfig(Section):
         "k_fold",
         "column",
         "file",
-    ] = "random"
+    ] = Field(default="random", description="how rows are dealt to training, validation and test")
     split_seed: int | None = Field(default=None, ge=0, description="the run's seed if absent")
     split_column: str | None = Field(default=None, description="for split = 'column'")
     split_file: str | None = Field(default=None, description="JSON, for split = 'file'")
     folds: int = Field(default=5, ge=3, description="for split = 'k_fold'; run seed s takes fold s")
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    fractions: tuple[float, float, float] = Field(
+        default=(0.8, 0.1, 0.1),
+        description="for training, validation and test; they sum to 1, the last may be 0",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -139,9 +148,13 @@ class OptimizerConfig(Section):
         "msam",
         "none",
     ] = Field(default="graphsam", description="none: the base alone")
-    base: Literal["adamw", "adam"] = "adamw"
-    lr: float = Field(default=5e-4, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
+    base: Literal["adamw", "adam"] = Field(
+        default="adamw", description="what steps with the gradient at perturbed weights"
+    )
+    lr: float = Field(default=5e-4, gt=0, description="learning rate, the schedule's highest")
+    weight_decay: float = Field(
+        default=1e-2, ge=0, description="of the base; adamw takes it off the weights themselves"
+    )
     rho: float = Field(default=0.002, ge=0, description="radius of the perturbation")
     beta: float = Field(default=0.9, ge=0, lt=1, description="graphsam: smoothing of the average")
     reuse_interval: PositiveInt | Literal["epoch", "never"] | Epochs = Field(
@@ -149,7 +162,9 @@ class OptimizerConfig(Section):
         description="graphsam, samk, looksam: steps from anchor to anchor; epoch, '2 epochs' and "
         "so on; never: the first step's anchor serves for good",
     )
-    normalize_anchor: bool = Field(default=False, description="graphsam")
+    normalize_anchor: bool = Field(
+        default=False, description="graphsam: the average starts from the anchor over its norm"
+    )
     alpha: float = Field(default=0.7, ge=0, description="looksam: weight of the reused part")
     probability: float = Field(default=0.5, ge=0, le=1, description="rst: of a second gradient")
     lambda_1: float = Field(default=-1.0, description="aesam: threshold at the end")
@@ -237,14 +252,18 @@ POLICIES: dict[str, tuple[Callable[..., SharpnessAware], tuple[str, ...]]] = {
 class TrainingConfig(Section):
     """How long, how fast, and what counts as better."""
 
-    epochs: int = Field(default=40, ge=1)
-    batch_size: int = Field(default=32, ge=1)
+    epochs: int = Field(default=40, ge=1, description="times that training sees each row")
+    batch_size: int = Field(default=32, ge=1, description="molecules a step, at most")
     max_pairs: int = Field(
         default=1_000_000, ge=1, description="padded atom pairs a batch may hold"
     )
-    schedule: Literal["constant", "noam", "one_cycle", "cosine"] = "one_cycle"
+    schedule: Literal["constant", "noam", "one_cycle", "cosine"] = Field(
+        default="one_cycle", description="of the learning rate, over the steps of training"
+    )
     warmup: float = Field(default=0.3, ge=0, le=1, description="share of training that warms up")
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="longer gradients are cut to this norm"
+    )
     patience: int | None = Field(
         default=None,
         ge=1,
@@ -257,7 +276,11 @@ class TrainingConfig(Section):
     class_weights: bool = Field(
         default=False, description="weight positives by negatives / positives"
     )
-    metric: str | None = Field(default=None, description="what validation selects by")
+    metric: str | None = Field(
+        default=None,
+        description="score of the validation rows, by which patience stops and tuning chooses; by "
+        "the kind of the targets if absent",
+    )
     average: float = Field(
         default=0.0,
         ge=0,
@@ -271,7 +294,9 @@ class TrainingConfig(Section):
         description="one on Morgan counts and descriptors joins the ensemble, six tenths of each "
         "prediction; beyond 8,192 training rows there is none",
     )
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="bfloat16: passes under autocast, weights in float32"
+    )
     compile: bool = Field(
         default=False, description="train through torch.compile; for GPUs and long runs"
     )
@@ -289,10 +314,19 @@ class Recipe(Section):
     """
 
     task: str | None = Field(default=None, description="data set this recipe was made for")
-    model: ModelConfig = CoMPTConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    training: TrainingConfig = TrainingConfig()
-    data: DataConfig = DataConfig()
+    model: ModelConfig = Field(
+        default=CoMPTConfig(),
+        description="settings of a CoMPT or of a GraphTransformer, by their name",
+    )
+    optimizer: OptimizerConfig = Field(
+        default=OptimizerConfig(), description="base optimizer, and the policy around it"
+    )
+    training: TrainingConfig = Field(
+        default=TrainingConfig(), description="how long, how fast, and what counts as better"
+    )
+    data: DataConfig = Field(
+        default=DataConfig(), description="how a table becomes molecules, features and parts"
+    )
 
     @classmethod
     def load(cls, name: str | Path) -> Recipe:
@@ -422,7 +456,7 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(part for i, part in enumerate(place) if i < 2 or part.isdigit())
     if fault["type"] == "extra_forbidden":
         return f"unknown key {key}{_near(place[-1], table.model_fields)}"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     got = "" if fault["type"] == "value_error" else f", not {fault['input']!r}"
     return f"{key}: {message[0].lower()}{message[1:]}{got}"
 

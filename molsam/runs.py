@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 
 Molecules: TypeAlias = "Iterable[str] | pd.DataFrame | str | Path"
 CHUNK = 4096
+SHOWN = 5  # runs that an error names
 RECORDS = ("run.json", "recipe.toml", "split.json", "scalers.json", "scores.json")
 COUNTS = molecules.MORGAN_SIZE
 WEIGHTS = "weights.safetensors"
@@ -99,6 +100,9 @@ class Run:
         folder = Path(folder)
         if not folder.is_dir():
             raise RunError(f"there is no run folder {folder}")
+        if (held := find_runs(folder)) and held != [folder]:
+            names = ", ".join(map(str, held[:SHOWN])) + ", ..." * (len(held) > SHOWN)
+            raise RunError(f"{folder} is no run but holds {len(held)}; name one of {names}")
         if sealed(folder):
             check_seal(folder, [*RECORDS, *_learnt(folder)])
         info = read_model(folder / "run.json", RunInfo)
@@ -383,9 +387,12 @@ class Run:
         ours["error"] = np.full(count, "", dtype=object)
         for fault in read.errors:
             ours["error"][(fault.row or 0) - 1] = fault.reason
-        if self.certainty is not None:
-            ours[NEARNESS[1]] = pd.array(ours[NEARNESS[1]], dtype="boolean")
-        frame = pd.DataFrame(ours, index=table.frame.index)
+        kinds = {
+            name: "boolean" if name == NEARNESS[1] else "string"
+            for name, column in ours.items()
+            if column.dtype == object  # whose type could not be told where there are no rows
+        }
+        frame = pd.DataFrame(ours, index=table.frame.index).astype(kinds)
         while taken := {name: f"predicted {name}" for name in frame if name in table.frame}:
             frame = frame.rename(columns=taken)
         return table.frame.join(frame)
@@ -443,6 +450,14 @@ class Run:
             return {column: values}
         named = zip(self.info.classes, values.T, strict=True)
         return {f"{column} p({name})": of_class for name, of_class in named}
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Run folders: `folder` itself, or those in it, or in folders of repeats in it."""
+    if (folder / "run.json").is_file():
+        return [folder]
+    found = [*folder.glob("*/run.json"), *folder.glob("*/seed-*/run.json")]
+    return sorted(path.parent for path in found)
 
 
 def _try_scalers(scalers: Scalers, info: RunInfo, recipe: Recipe) -> None:

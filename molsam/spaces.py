@@ -52,9 +52,9 @@ def _check_ends(low: float, high: float, log: bool) -> None:
 class Float(Section):
     """A number between `low` and `high`, both included; `log`: drawn by its logarithm."""
 
-    low: float
-    high: float
-    log: bool = False
+    low: float = Field(description="the lowest value")
+    high: float = Field(description="the highest, above low")
+    log: bool = Field(default=False, description="draw the logarithm evenly; low is above 0 then")
 
     @model_validator(mode="after")
     def _check(self) -> Float:
@@ -79,10 +79,10 @@ class Float(Section):
 class Int(Section):
     """A whole number `low`, `low + step`, ... up to `high`; `log`: drawn by its logarithm."""
 
-    low: int
-    high: int
-    step: int = Field(default=1, ge=1)
-    log: bool = False
+    low: int = Field(description="the lowest value")
+    high: int = Field(description="the highest, whole steps above low")
+    step: int = Field(default=1, ge=1, description="from value to value; 1 with log")
+    log: bool = Field(default=False, description="draw the logarithm evenly; low is above 0 then")
 
     @model_validator(mode="after")
     def _check(self) -> Int:
@@ -111,7 +111,7 @@ class Int(Section):
 class Choice(Section):
     """One of some values."""
 
-    values: tuple[Value, ...] = Field(min_length=1)
+    values: tuple[Value, ...] = Field(min_length=1, description="at least one")
 
     def suggest(self, trial: Suggest, name: str) -> Any:
         return trial.suggest_categorical(name, self.values)
@@ -192,8 +192,10 @@ OPTIONS = {name for _, names in POLICIES.values() for name in names} & set(
 class Space(Section):
     """Ranges of recipe fields, by `section.field`, and values that hold in every trial."""
 
-    ranges: Mapping[str, Range] = DEFAULTS
-    fixed: Mapping[str, Any] = Field(default_factory=dict)
+    ranges: Mapping[str, Range] = Field(
+        default=DEFAULTS, description="what is searched: field -> range"
+    )
+    fixed: Mapping[str, Any] = Field(default={}, description="what holds: field -> value")
 
     @classmethod
     def load(cls, path: str | Path) -> Space:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel
 
-from . import baselines, environment, inference, metrics, pictures, reading, runs
+from . import baselines, distributed, environment, inference, metrics, pictures, reading, runs
 from .batches import PackedMolecules
 from .certainty import Certainty
 from .datasets import Kind, MoleculeTable
 from .epochs import Listener, Trainer, loss_name, metric_name
-from .files import RunError, read_model, unseal, write_atomic, write_json
+from .files import LOCK, RunError, read_model, sealed, unseal, working_on, write_atomic, write_json
 from .gaussian_process import MOST_ROWS, GaussianProcess
 from .preparation import Prepared, fit_scalers, load_table, prepare, refuse_untested
 from .recipes import Recipe, TrainingConfig
@@ -21,10 +22,13 @@ from .records import RunInfo, Scalers
 from .runs import Run
 from .splits import PARTS
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def fit(
     recipe: Recipe | str | Path,
-    data: MoleculeTable | str | Path,
+    data: MoleculeTable | pd.DataFrame | str | Path,
     *,
     out: str | Path | None = None,
     seed: int = 0,
@@ -37,10 +41,12 @@ def fit(
 ) -> Run:
     """Train `recipe` on `data` and leave a run folder.
 
+    Processes that torchrun has started train one model together, each on its share of every batch.
+
     Parameters
     ----------
     recipe : a `Recipe`, the name of a shipped one, or a TOML file.
-    data : a `MoleculeTable`, the name of a MoleculeNet task, or a file.
+    data : a data frame, a file, the name of a MoleculeNet task, or a `MoleculeTable`.
     out : the run folder, new or empty; `runs/<name>-<n>` if not given.
     seed : decides split, weights, order and dropout; same seed, same run on the CPU.
     device : `auto` (CUDA, then MPS, then the CPU) or a torch device.
@@ -54,6 +60,7 @@ def fit(
     ------
     ValueError : bad data, recipe, split or run folder, in one sentence that says what to try.
     """
+    distributed.join()
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     table = data if isinstance(data, MoleculeTable) else load_table(recipe, data)
     folder = open_folder(out, table.source, resume)
@@ -61,17 +68,22 @@ def fit(
     check_served(recipe.training, table.kind)
     how: dict[str, Any] = {"processes": processes, "progress": on_read}
     how |= recipe.data.asked(recipe.training.gaussian_process, nearness=True)
-    prepared = prepare(table, recipe.data, seed, baseline=baseline, **how)
+    reads = partial(prepare, table, recipe.data, seed, baseline=baseline, **how)
+    prepared = distributed.in_turn(reads)
     if baseline:
         refuse_untested(prepared.table, prepared.split)
     scalers = fit_scalers(prepared, recipe.data)
-    run = start_run(folder, recipe, table, prepared, scalers, seed, device)
-    if run.finished:
-        if not baseline or runs.FOREST in run.scores:
-            return run
-        unseal(folder)
-    packed = train_members(run, prepared, progress)
-    finish_run(run, packed, prepared)
+    start = partial(start_run, folder, recipe, table, prepared, scalers, seed, device)
+    if distributed.told(sealed, folder) and not baseline:
+        return start()  # it may lie where nothing can be written
+    with distributed.first_alone(working_on(folder)):
+        run = distributed.in_turn(start)
+        if distributed.told(lambda: run.finished):
+            if not baseline or distributed.told(lambda: runs.FOREST in run.scores):
+                return run
+            distributed.told(unseal, folder)
+        packed = train_members(run, prepared, progress)
+        distributed.told(finish_run, run, packed, prepared)
     return Run.load(folder, device=device)
 
 
@@ -89,19 +101,12 @@ def fit_repeats(
     Folders `out/seed-<s>`. One that is finished is read, not trained again, so that the same call
     goes on where it stopped. `choices` are those of `fit`.
     """
+    distributed.join()
     folder = open_folder(out, data.source, resume=True)
     request = Repeats(
         source=origin(data), digest=data.digest(), kind=data.kind, repeats=repeats, seed=seed
     )
-    record = folder / "repeats.json"
-    if not record.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "recipe.toml", recipe.to_toml().encode())
-        write_json(record, request.model_dump())
-    elif read_model(record, Repeats) != request or Recipe.load(folder / "recipe.toml") != recipe:
-        raise RunError(
-            f"{folder} holds repeats with another recipe or data; name another folder (out)"
-        )
+    distributed.told(start_repeats, folder, recipe, request)
     return [
         fit(recipe, data, out=folder / f"seed-{s}", seed=s, resume=True, **choices)
         for s in range(seed, seed + repeats)
@@ -118,6 +123,19 @@ class Repeats(BaseModel):
     seed: int
 
 
+def start_repeats(folder: Path, recipe: Recipe, request: Repeats) -> None:
+    """Write down what the folder of repeats is to hold, or check that nothing differs."""
+    record = folder / "repeats.json"
+    if not record.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "recipe.toml", recipe.to_toml().encode())
+        write_json(record, request.model_dump())
+    elif read_model(record, Repeats) != request or Recipe.load(folder / "recipe.toml") != recipe:
+        raise RunError(
+            f"{folder} holds repeats with another recipe or data; name another folder (out)"
+        )
+
+
 def origin(table: MoleculeTable) -> str:
     """Where the table can be found again, from any folder."""
     path = Path(table.source)
@@ -126,17 +144,27 @@ def origin(table: MoleculeTable) -> str:
 
 def open_folder(out: str | Path | None, source: str, resume: bool) -> Path:
     """The run folder: the one asked for, or the next free `runs/<name>-<n>`."""
+    return distributed.told(_folder, out, source, resume)
+
+
+def _folder(out: str | Path | None, source: str, resume: bool) -> Path:
     if out is None:
         stem = Path(source).name.split(".")[0] or "run"
         return next(f for n in range(1, 10**6) if not (f := Path("runs") / f"{stem}-{n}").exists())
     folder = Path(out)
     if folder.is_file():
         raise RunError(f"{folder} is a file; name a folder (out)")
-    if not resume and folder.is_dir() and any(folder.iterdir()):
+    if not resume and folder.is_dir() and _holds_something(folder):
         raise RunError(
             f"{folder} is not empty; name another folder (out), or go on with its run (resume)"
         )
     return folder
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether there is more than a run leaves that was killed before it wrote what it is."""
+    found = {path.name for path in folder.iterdir() if path.suffix != ".partial"}
+    return "run.json" in found or not found <= {LOCK, *runs.RECORDS}
 
 
 def check_served(settings: TrainingConfig, kind: Kind) -> None:
@@ -158,6 +186,7 @@ def start_run(
     chosen = environment.pick_device(device)
     parts = {part: getattr(prepared.split, part) for part in PARTS}
     counts = {"rows": len(table), "unreadable": len(prepared.bad)}
+    together = f", {n} processes" if (n := distributed.size()) > 1 else ""
     info = RunInfo(
         source=origin(table),
         digest=table.digest(),
@@ -169,7 +198,7 @@ def start_run(
         molecules=counts | {part: len(index) for part, index in parts.items()},
         bad_rows=tuple((e.row or 0, str(e.smiles), e.reason) for e in prepared.bad),
         versions=environment.provenance(),
-        device=environment.device_name(chosen),
+        device=environment.device_name(chosen) + together,
     )
     if (folder / "run.json").is_file():
         run = Run.load(folder, device=device)

@@ -6,9 +6,15 @@ Each stage of a case is a child of a process that has imported all and computed 
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +123,14 @@ CASES: dict[str, list[Stage]] = {
 }
 
 
-STORAGES = {"own": "", "journal": "{}/journal.log", "database": "sqlite:///{}/all.db"}
+STORAGES = {
+    "own": "",
+    "journal": "{folder}/journal.log",
+    "database": "sqlite:///{folder}/all.db",
+    "grpc": "grpc://localhost:{port}",
+}
+WORKERS, SHARED_TRIALS = 4, 6
+PAGE = Path(__file__).resolve().parents[1] / "docs/tuning.md"
 
 
 def main(folder: Path, names: list[str]) -> None:
@@ -131,30 +144,74 @@ def main(folder: Path, names: list[str]) -> None:
     tiny.regression()
     for name in names:
         if name == "shared":
-            for where in STORAGES:
-                share(folder / where, STORAGES[where].format(folder))
+            with proxy(folder) as port:
+                for where, storage in STORAGES.items():
+                    share(folder / where, storage.format(folder=folder, port=port))
             continue
         for stage, (prepare, progress) in enumerate(CASES[name]):
             if ended(start(prepare, folder / name, progress=progress)) != signal.SIGKILL:
                 sys.exit(f"{name}, stage {stage}, was not killed")
 
 
+@contextmanager
+def proxy(folder: Path) -> Iterator[int]:
+    """The port of Optuna's server, which the command in the documents has started in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-c", server_code().replace("13000", str(port))], cwd=folder
+    )
+    try:
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+
+
+def server_code() -> str:
+    """What the documents give to `python -c`."""
+    (code,) = re.findall(r'^python -c "(.*?)"$', PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return code.replace("\\\n", "")
+
+
 def share(folder: Path, storage: str) -> None:
-    """One process makes the study and dies in a trial; then two end it side by side."""
-    choices = {"trials": 8, "storage": storage or None}
-    if ended(start(nothing, folder, progress=in_training(0), **choices)) != signal.SIGKILL:
-        sys.exit(f"{folder.name} was not killed")
-    if [ended(child) for child in [start(nothing, folder, **choices) for _ in "ab"]] != [0, 0]:
-        sys.exit(f"{folder.name} did not end")
+    """Four processes at a study, each with a trial: one dies in its own, the others end it."""
+    together = get_context("fork").Barrier(WORKERS)
+
+    def at_work(dying: bool) -> Callable[[TrialProgress], None]:
+        waiting = [together]
+
+        def listen(p: TrialProgress) -> None:
+            if waiting:
+                waiting.pop().wait(60)
+            if dying and p.repeat:
+                die()
+
+        return listen
+
+    choices = {"trials": SHARED_TRIALS, "storage": storage or None}
+    children = [
+        start(nothing, folder, progress=at_work(worker == 0), **choices)
+        for worker in range(WORKERS)
+    ]
+    ends = [ended(child) for child in children]
+    if ends != [signal.SIGKILL, *[0] * (WORKERS - 1)]:
+        sys.exit(f"{folder.name} ended by {ends}")
 
 
 def start(prepare: Callable[[], None], folder: Path, **choices: Any) -> int:
     """A child at a study."""
     child = os.fork()
     if not child:
-        prepare()
-        tune(folder, **choices)
-        os._exit(0)
+        try:
+            prepare()
+            tune(folder, **choices)
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
     return child
 
 

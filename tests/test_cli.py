@@ -20,9 +20,10 @@ import pytest
 import tiny
 import typer
 from rdkit import Chem
-from shell import assert_refused, molsam, write_table
+from shell import assert_refused, molsam, train, write_table
 
 from molsam import Recipe, Run, cache, cli, datasets, fit, molecules, recipes, runs, screen
+from molsam.files import RunError
 from molsam.runs import WEIGHTS
 
 SMILES = ["CCO", "c1ccccc1O", "xyz", "", "CC(=O)O", "CCO"]
@@ -62,7 +63,7 @@ def test_every_row_and_column_comes_back_as_it_was(name, run, tmp_path):
     result = molsam("predict", run.folder, tmp_path / "in.csv", "-o", tmp_path / name)
     assert result.code == 0, result.err
     assert result.out == f"6 rows written to {tmp_path / name}\n"
-    assert result.err == "2 rows have no prediction; the column 'error' says why\n"
+    assert result.err == "2 rows got no prediction; the column 'error' says why\n"
     written = read(tmp_path / name, "\t" if "tsv" in name else ",")
     assert list(written) == [*NASTY, "pIC50", *tiny.sure("pIC50"), "error"]
     pd.testing.assert_frame_equal(written[list(NASTY)], given, check_dtype=False)
@@ -129,7 +130,7 @@ def test_every_format_is_read(name, write, run, tmp_path):
     columns = write(tmp_path / name)
     result = molsam("predict", run.folder, tmp_path / name, "-o", tmp_path / "out.csv")
     assert result.code == 0, result.err
-    assert "1 rows have no prediction" in result.err
+    assert "1 row got no prediction" in result.err
     written = read(tmp_path / "out.csv")
     assert list(written) == [*columns, "pIC50", *tiny.sure("pIC50"), "error"]
     assert [bool(text) for text in written["error"]] == [False, True, False]
@@ -213,12 +214,14 @@ def test_a_screen_shows_the_first_rows(run, tmp_path, monkeypatch):
     lines = result.out.splitlines()
     heads = r"id +smiles +pIC50 +predicted pIC50 +similarity +in domain +error"
     assert re.fullmatch(heads, lines[0].strip())
-    assert len(lines) == 1 + screen.ROWS + 2
-    assert lines[-2] == "left out for want of room: pIC50 low, pIC50 high"
-    assert lines[-1] == "the first 50 rows; write them all with -o FILE"
+    without = "without pIC50 low, pIC50 high for want of room; -o FILE writes all"
+    assert (
+        " ".join(line.strip() for line in lines[1 + screen.ROWS :])
+        == f"the first 50 rows, {without}"
+    )
     assert max(map(len, lines)) <= 80
     few = write_table(tmp_path / "few.csv", count=2)
-    assert "some columns; write them all with -o FILE" in molsam("predict", run.folder, few).out
+    assert molsam("predict", run.folder, few).out.splitlines()[-1] == without
     monkeypatch.setattr(screen.tables.out, "width", 120)
     wide = molsam("predict", run.folder, few).out
     assert "-o FILE" not in wide
@@ -297,6 +300,30 @@ def test_no_run_at_all(tmp_path):
     assert_refused(molsam("evaluate", tmp_path), "run.json is missing")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["predict", "new.csv"], ["evaluate"], ["report"], ["explain", "C"]],
+    ids=lambda w: w[0],
+)
+def test_a_folder_of_runs_is_no_run(words, tmp_path):
+    folders = [tmp_path / f"seed-{seed}" for seed in range(2)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "run.json").touch()
+    told = f"is no run but holds 2; name one of {folders[0]}, {folders[1]}"
+    command, *rest = words
+    refused = molsam(command, tmp_path, *rest)
+    assert_refused(refused, told)
+
+
+def test_a_folder_of_many_runs_names_some(tmp_path):
+    for seed in range(9):
+        (tmp_path / f"task/seed-{seed}").mkdir(parents=True)
+        (tmp_path / f"task/seed-{seed}/run.json").touch()
+    with pytest.raises(RunError, match=r"holds 9; name one of .*seed-0, .*seed-4, \.\.\.$"):
+        Run.load(tmp_path)
+
+
 # evaluate
 
 
@@ -313,7 +340,7 @@ def test_a_run_is_evaluated_on_a_file(run, tmp_path):
     table = write_table(tmp_path / "new.csv", smiles=smiles, other="text")
     result = molsam("evaluate", run.folder, table)
     assert result.code == 0
-    assert result.err == "1 rows could not be read and are left out\n"
+    assert result.err == "1 row could not be read and took no part\n"
     measured = tiny.regression().y[1:, 0]
     error = run.predict(smiles[1:])["pIC50"] - measured
     assert f"{np.sqrt(np.mean(error**2)):.3f}" in result.out
@@ -377,12 +404,26 @@ def test_data_is_checked(tmp_path):
     assert result.code == 0
     lines = [line.strip() for line in result.out.replace(str(table), "TABLE").splitlines()]
     assert lines[0] == "TABLE: 6 rows, 2 to 6 heavy atoms"
-    assert lines[1] == "unreadable: 1 rows"
+    assert lines[1] == "unreadable: 1 row"
     assert lines[2].startswith("row 3: cannot use 'xyz'")
-    assert lines[3] == "salts and mixtures: 1 rows (row 4)"
+    assert lines[3] == "salts and mixtures: 1 row (row 4)"
     assert lines[4:7] == ["the same molecule: 2 groups of rows", "rows 1, 2", "rows 5, 6"]
-    assert lines[7:9] == ["of these with other labels: 1 groups of rows", "rows 1, 2"]
+    assert lines[7:9] == ["of these with other labels: 1 group of rows", "rows 1, 2"]
     assert lines[-1].split() == ["y", "5", "1", "1", "7.5"]
+
+
+def test_a_column_that_a_text_keeps_from_being_a_target_is_named(tmp_path):
+    table = write_table(tmp_path / "mine.csv", 20, weight=[">5", "", *map(str, range(18))])
+    named = "no target, for a text is among the numbers: 'weight' (row 1: '>5')"
+    assert named in molsam("data", "check", table).out.splitlines()
+    assert named in train("--data", table, "--out", tmp_path / "run").err.splitlines()
+    alone = pd.read_csv(table)[["smiles", "weight"]]
+    alone.to_csv(table, index=False)
+    lines = molsam("data", "check", table).out.splitlines()
+    assert lines[-2:] == [named, "no column of numbers to learn from"]
+    assert_refused(train("--data", table), "no column of numbers alone", "'weight' (row 1: '>5')")
+    asked = molsam("data", "check", table, "--target", "smiles", "--smiles", "smiles")
+    assert_refused(asked, "column 'smiles'", "is not a number")
 
 
 def test_data_of_classes_is_counted(tmp_path):

@@ -321,6 +321,12 @@ def test_labels_survive_as_text_and_take_reorders_all_of_a_row(
 # --- errors -------------------------------------------------------------------------------------
 
 BAD_FILES = {
+    "no header": (
+        "c1ccccc1O,1.5\nCCO,2\n",
+        {},
+        r"its first line is a molecule \('c1ccccc1O'\): put a line of names above it",
+    ),
+    "short names that are SMILES too": ("CO,NO,IC\n1,2,3\n", {}, r"--smiles.*'CO', 'NO', 'IC'"),
     "no smiles column": ("mols,y\nC,1\n", {}, r"usual name for SMILES.*'mols', 'y'"),
     "named smiles column": (
         "Structure_1,y\nC,1\n",

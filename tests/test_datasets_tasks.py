@@ -221,6 +221,18 @@ def test_loading_asks_for_labels(tmp_path: Path) -> None:
         load(path)
 
 
+def test_a_data_frame_is_loaded_as_its_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "smiles,y,z [nM]\nC,1.5,2\nN,,3\nnonsense,1,4\n")
+    frame = pd.read_csv(path)
+    assert load(frame).digest() == load(path).digest()
+    assert load(frame).units == ("", "nM")
+    frame[7] = 1.0
+    assert load(frame).tasks == ("y", "z [nM]")
+    assert load(frame, targets=["y"]).tasks == ("y",)
+    with pytest.raises(DataError, match="frame has no column 'Y'; did you mean 'y'"):
+        load(frame, targets=["Y"])
+
+
 # --- checks -------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from molsam import datasets
-from molsam.datasets import TASKS, DataError, Task, download, fetch
+from molsam.datasets import TASKS, DataError, Task, download, downloads, fetch
 from molsam.datasets.downloads import BLOCK
 
 IMPATIENT = {"timeout": (2.0, 0.3), "retries": 3, "pause": 0.01}
@@ -30,8 +30,8 @@ class Server:
     """A file at an HTTPS address, and how each request for it in turn goes wrong.
 
     Behaviours: `ok`; `cut`, half of what was asked for; `stall`, half and then silence; `full`,
-    all of it whatever the range; `plain`, a redirect to http://; a status such as `404`. The last
-    one goes on for ever.
+    all of it whatever the range; `unsized`, without its length; `plain`, a redirect to http://; a
+    status such as `404`. The last one goes on for ever.
     """
 
     content: bytes
@@ -70,7 +70,8 @@ class Server:
             request.send_header("Content-Range", f"bytes {start}-{last}/{len(self.content)}")
         if self.tag:
             request.send_header("ETag", self.tag)
-        request.send_header("Content-Length", str(len(body)))
+        if behaviour != "unsized":
+            request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         piece = body[: len(body) // 2] if behaviour in ("cut", "stall") else body
         request.wfile.write(piece)
@@ -267,6 +268,19 @@ def test_a_busy_server_is_asked_again(server: Server, task: Task, folder: Path) 
     server.behaviours = ["503", "429", "ok"]
     assert fetch(task, folder, **IMPATIENT).read_bytes() == server.content
     assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("behaviour", ["ok", "unsized"])
+def test_what_is_too_large_is_given_up(
+    behaviour: str, server: Server, task: Task, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "MOST_BYTES", 3 * BLOCK)
+    server.behaviours = [behaviour]
+    with pytest.raises(DataError, match=r"it is larger than 196,608 bytes"):
+        fetch(task, folder, **IMPATIENT)
+    assert visible(folder) == []
+    assert len(server.asked) == 1
+    assert all((folder / part).stat().st_size <= 4 * BLOCK for part in parts(folder))
 
 
 def test_plain_http_is_refused_before_any_request(server: Server, folder: Path) -> None:

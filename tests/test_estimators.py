@@ -106,7 +106,7 @@ def test_it_is_the_run_of_the_same_recipe_and_rows(fitted, tmp_path):
 def test_the_folder_is_the_one_asked_for_or_goes_with_the_run(tmp_path):
     kept = regressor(out=tmp_path / "run").fit(SMILES, LENGTHS)
     assert Run.load(tmp_path / "run").finished
-    with pytest.raises(ValueError, match="is not empty; choose another"):
+    with pytest.raises(ValueError, match="is not empty; name another"):
         kept.fit(SMILES, LENGTHS)
     passing = regressor().fit(SMILES, LENGTHS)
     run = passing.run_

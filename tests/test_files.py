@@ -7,7 +7,6 @@ import hashlib
 import math
 import multiprocessing
 import os
-import pickle
 import resource
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import trap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -184,27 +184,15 @@ def test_safetensors_of_others_are_no_state(tmp_path, metadata):
         load_state(tmp_path / "other")
 
 
-class Trap:
-    """Pickled, it leaves a file when it is read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("load", [load_state, read_json])
-def test_a_pickle_is_refused_and_not_executed(tmp_path, load):
+@pytest.mark.parametrize("how", trap.TRAPS)
+def test_a_pickle_is_refused_and_not_executed(tmp_path, load, how):
     sprung, path = tmp_path / "sprung", tmp_path / "state"
-    torch.save({"a": Trap(sprung)}, path)
-    with pytest.raises(RunError, match=str(path)):
-        load(path)
-    path.write_bytes(pickle.dumps(Trap(sprung)))
+    path.write_bytes(trap.TRAPS[how](sprung))
     with pytest.raises(RunError, match=str(path)):
         load(path)
     assert not sprung.exists()
-    pickle.loads(path.read_bytes())
+    trap.spring(how, path.read_bytes())
     assert sprung.exists()
 
 
@@ -338,7 +326,11 @@ def test_nothing_is_replaced_before_the_new_file_is_on_disk(old, monkeypatch):
         real = getattr(os, call)
         monkeypatch.setattr(os, call, lambda *a, n=call, f=real: (calls.append(n), f(*a))[1])
     write_atomic(old, b"new")
-    assert calls == ["fsync", "replace"]
+    assert calls == [
+        "fsync",
+        "replace",
+        "fsync",
+    ]  # the file, its name, the folder that holds the name
 
 
 def test_a_state_that_cannot_be_saved_leaves_the_old_one(old):

@@ -166,6 +166,8 @@ def test_python_in_a_document_runs(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_commands_in_a_document_exist(words):
+    if words[0] == "torchrun":
+        words = words[words.index("--no-python") + 1 :]
     program, *arguments = words
     if program == "molsam":
         done = CliRunner().invoke(app, [*arguments, "--help"])
@@ -174,6 +176,8 @@ def test_commands_in_a_document_exist(words):
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         for target in arguments:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    elif program == "python" and arguments[0] == "-c":
+        compile(arguments[1], "-c", "exec")
     elif program == "python":
         assert (ROOT / arguments[0]).is_file()
     else:

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 import tiny
 
@@ -64,10 +65,32 @@ def test_a_run_predicts_data_frames_in_chunks(run, expected):
     assert np.isfinite(run.predict(numbered)["activity"].item())
 
 
-def test_no_rows_have_the_columns_of_others(run):
+def test_no_rows_have_the_columns_of_others_and_their_types(run):
     predictor = Predictor(run.folder, smiles="drug")
-    assert list(predictor(FRAME[:0])) == list(predictor(FRAME))
-    assert len(predictor(FRAME[:0])) == 0
+    nothing, found = predictor(FRAME[:0]), predictor(FRAME)
+    assert len(nothing) == 0
+    pd.testing.assert_series_equal(nothing.dtypes, found.dtypes)
+    assert schema(nothing) == schema(found) == schema(found[-1:])
+    assert {"error": "string", "in domain": "bool"}.items() <= schema(nothing).items()
+
+
+def schema(frame: pd.DataFrame) -> dict[str, str]:
+    """The types that Arrow, and so Dask, Spark and Parquet, find for the columns."""
+    found = pyarrow.Schema.from_pandas(frame, preserve_index=False)
+    return {field.name: str(field.type).removeprefix("large_") for field in found}
+
+
+def test_a_class_that_is_not_known_is_none(tmp_path):
+    recipe = tiny.recipe(epochs=1)
+    with tiny.undrawn():
+        run = fit(recipe, tiny.multiclass(), out=tmp_path / "run")
+    (task,) = run.columns()
+    frame = FRAME[["drug"]][-2:]
+    found = Predictor(run.folder, smiles="drug")(frame)
+    assert found[task].iloc[0] in run.info.classes
+    assert found[task].isna().tolist() == [False, True]
+    assert schema(found)[task] == schema(found[:0])[task] == "string"
+    assert Predictor(run.folder, smiles="drug")({"drug": list(frame["drug"])})[task][1] is None
 
 
 def test_what_is_sent_is_a_path(run, tmp_path, monkeypatch, expected):

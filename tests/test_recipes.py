@@ -233,6 +233,7 @@ def test_an_empty_file_is_the_defaults_and_a_model_is_compt_unless_named(write):
         ("[model]\nname = 'comppt'", "no model 'comppt' (did you mean compt?); there are compt, "),
         ("model = 3", "model: input should be a valid dictionary"),
         ("task = 5", "task: input should be a valid string, not 5"),
+        ("[data]\ntargets = 'y'", "data.targets: input should be a list, not 'y'"),
         ("[optimizer]\nlr = 'fast'", "optimizer.lr: input should be a valid number"),
         ("[optimizer]\nlr = nan", "optimizer.lr: input should be a finite number, not nan"),
         ("[optimizer]\nlr = 0", "optimizer.lr: input should be greater than 0, not 0"),

@@ -102,6 +102,8 @@ def test_it_has_every_section_and_the_scores_of_the_run(run, page, read):
         assert shown in read.text
     assert run.recipe.model.name in read.text
     assert run.info.versions["rdkit"] in read.text
+    assert "<th></th>" not in page
+    assert "rows rows" not in read.text
 
 
 def test_the_test_rows_are_read_as_they_were_predicted(run):

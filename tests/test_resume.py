@@ -291,19 +291,46 @@ def test_a_run_goes_on_once_a_full_disk_has_room(small_disk, whole):
     tiny.assert_same_run(run, whole({}))
 
 
-def test_a_run_goes_on_once_a_read_only_disk_may_be_written_to(small_disk, whole):
-    remount(small_disk, "size=8m")
+def test_a_run_goes_on_once_a_disk_that_became_read_only_may_be_written_to(whole, tmp_path):
+    def refuse(path: Path, *_: Any) -> NoReturn:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    def make_read_only(p: epochs.Progress) -> None:
-        if p.epochs_done == 2:
-            remount(small_disk, "ro")
+    with pytest.MonkeyPatch.context() as patch:  # no disk in use may be remounted so
 
-    with pytest.raises(OSError, match=r"cannot write .*: Read-only file system; what was"):
-        fit(tiny.recipe(), tiny.regression(), out=small_disk / "run", progress=make_read_only)
-    assert np.isfinite(Run.load(small_disk / "run").predict(tiny.PROBES)["activity"]).all()
-    remount(small_disk, "rw")
-    run = fit(tiny.recipe(), tiny.regression(), out=small_disk / "run", resume=True)
+        def make_read_only(p: epochs.Progress) -> None:
+            if p.epochs_done == 2:
+                patch.setattr(files, "open", refuse, raising=False)
+
+        with pytest.raises(OSError, match=r"cannot write .*: Read-only file system; what was"):
+            fit(tiny.recipe(), tiny.regression(), out=tmp_path / "run", progress=make_read_only)
+    assert np.isfinite(Run.load(tmp_path / "run").predict(tiny.PROBES)["activity"]).all()
+    run = fit(tiny.recipe(), tiny.regression(), out=tmp_path / "run", resume=True)
     tiny.assert_same_run(run, whole({}))
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from molsam.files import working_on
+
+with working_on(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_run_that_another_process_trains_is_left_alone_until_that_ends(killed, tmp_path):
+    folder = shutil.copytree(killed / "graphsam-mid", tmp_path / "run")
+    recipe = tiny.recipe(**kill_runs.OPTIMIZERS["graphsam"])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, folder], **pipes) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(RunError, match=r"another process works on .*: wait for its end, or"):
+            fit(recipe, tiny.regression(), out=folder, resume=True)
+        assert before == {path: path.read_bytes() for path in before}
+        holder.kill()
+    assert fit(recipe, tiny.regression(), out=folder, resume=True).finished
 
 
 @pytest.mark.parametrize("method", ["add_scalar", "close"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 
 import pytest
 import tiny
-import torch
 
 from molsam import Recipe, Run, files, fit, report
 from molsam.files import SUMS, RunError, load_state, read_json, save_state, write_json
@@ -220,33 +217,6 @@ def test_weights_of_another_model_are_named(unsealed, tmp_path):
     with pytest.raises(RunError, match="another model") as error:
         use(unsealed)
     one_sentence(error, WEIGHTS)
-
-
-class Trap:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return (Path.touch, (self.marker,))
-
-
-@pytest.mark.parametrize("how", ["pickle", "torch"])
-@pytest.mark.parametrize("sealed", [True, False])
-def test_a_pickle_in_place_of_weights_is_refused_and_not_executed(how, sealed, request, tmp_path):
-    folder = request.getfixturevalue("copied" if sealed else "unsealed")
-    path, marker = folder / "member-0" / WEIGHTS, tmp_path / "executed"
-    trap = io.BytesIO()
-    {"pickle": pickle.dump, "torch": torch.save}[how]({"model": Trap(marker)}, trap)
-    path.write_bytes(trap.getvalue())
-    with pytest.raises(RunError) as error:
-        use(folder)
-    one_sentence(error, WEIGHTS)
-    assert not marker.exists()
-    trap.seek(0)
-    pickle.load(trap) if how == "pickle" else torch.load(trap, weights_only=False)
-    assert marker.exists()  # the trap would have sprung
 
 
 def test_a_missing_member_of_an_ensemble_is_named(tmp_path):

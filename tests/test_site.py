@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from pkgutil import resolve_name
@@ -18,6 +19,9 @@ from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import pytest
+from pydantic import BaseModel
+
+from molsam.recipes import MODEL_CONFIGS, SECTIONS, Recipe
 
 yaml = pytest.importorskip("yaml", reason="the extra `docs` brings it")
 pytest.importorskip("mkdocs", reason="the extra `docs` brings it")
@@ -238,17 +242,36 @@ def test_docstrings_in_one_line_have_types_from_the_signature(tmp_path):
                 And more.
             rho
                 The radius.
+            """
+
+
+        def turn(wide: bool, high: str = "a", deep: str = "b"):
+            """Turn.
+
+            Parameters
+            ----------
+            wide, high : as it says.
+            deep : as it says.
 
             Raises
             ------
             ValueError : no rows.
+            """
+
+
+        def leave():
+            """Leave.
+
+            Raises:
+                KeyError: no door,
+                    or no key.
             """
         '''
     )
     (tmp_path / "made.py").write_text(code, encoding="utf-8")
     extensions = griffe.Extensions(docstrings.OneLine())
     module = griffe.load("made", search_paths=[str(tmp_path)], extensions=extensions)
-    text, parameters, raises = module["look"].docstring.parsed
+    text, parameters = module["look"].docstring.parsed
     assert text.value == "Look around.\n\n- rho -> the radius.\n- w -> weights.\n\nDeviation: none."
     rows, rho = parameters.value
     assert (str(rows.annotation), rows.description) == (
@@ -256,8 +279,46 @@ def test_docstrings_in_one_line_have_types_from_the_signature(tmp_path):
         "how many, a word or two.\nAnd more.",
     )
     assert (str(rho.annotation), rho.description) == ("float", "The radius.")
+    _, parameters, raises = module["turn"].docstring.parsed
+    stated = [(p.name, str(p.annotation), p.value and str(p.value)) for p in parameters.value]
+    assert stated == [("wide", "bool", None), ("high", "str", "'a'"), ("deep", "str", "'b'")]
     (error,) = raises.value
     assert (error.annotation, error.description) == ("ValueError", "no rows.")
+    _, raises = module["leave"].docstring.parsed
+    (error,) = raises.value
+    assert (error.annotation, error.description) == ("KeyError", "no door,\nor no key.")
+
+
+def words(html: str) -> str:
+    """The text of a piece of a page."""
+    return re.sub(r"\s+", " ", unescape(re.sub("<[^>]*>", "", html)))
+
+
+def test_every_field_of_every_config_is_on_the_page(site, pages, api):
+    """With its default, its limits and what it is."""
+    text = pages[site / "api.html"].text
+    models = {n: e for n, e in api.items() if inspect.isclass(e) and issubclass(e, BaseModel)}
+    assert {*MODEL_CONFIGS.values(), *SECTIONS.values(), Recipe} <= {*models.values()}
+    for name, model in models.items():
+        entry = text.partition(f'id="{name}"')[2].partition("Fields:")[2].partition("</ul>")[0]
+        items = [words(item) for item in re.findall(r"<li.*?</li>", entry, re.DOTALL)]
+        assert len(items) == len(model.model_fields), name
+        for (field, info), item in zip(model.model_fields.items(), items, strict=True):
+            assert item.split()[0] == field
+            assert info.description, f"{name}.{field} has no description"
+            assert info.description in item, f"{name}.{field}"
+            plain = info.default is None or isinstance(info.default, str | int | float | tuple)
+            assert not plain or f"default: {info.default!r} )" in item, f"{name}.{field}"
+            for limit in info.metadata:
+                for key, sign in docstrings.LIMITS.items():
+                    if hasattr(limit, key) and "Positive" not in item:
+                        assert f"{sign} {getattr(limit, key):g}" in item, f"{name}.{field}"
+
+
+def test_what_a_function_takes_and_gives_is_on_the_page(site, pages):
+    found = words(pages[site / "api.html"].text)
+    assert re.search(r"GraphSAM\( base: Optimizer, \*, rho: float = 0\.\d+, beta: float", found)
+    assert "predict(molecules: Molecules, **how: Any) -> DataFrame" in found
 
 
 def test_no_description_stands_as_a_type(site, pages):
@@ -265,5 +326,5 @@ def test_no_description_stands_as_a_type(site, pages):
     types = re.findall(r"<b><code>[\w, ]+</code></b>\s*\((.*?)\)\s*–", text, re.DOTALL)
     assert len(types) > 20
     for found in types:
-        stated, _, _ = re.sub("<[^>]*>", "", found).partition(", default:")
+        stated, _, _ = words(found).partition(", default:")
         compile(stated.strip(), stated, "eval")

@@ -351,5 +351,5 @@ def test_what_a_study_has_not(what, has):
 
 def test_a_finished_run_of_another_recipe_is_refused(two_calls):
     other = replace(CONTEST, common={**SHORT, "optimizer.rho": 0.1})
-    with pytest.raises(StudyError, match=r"adam/seed-0 was trained by another recipe; choose"):
+    with pytest.raises(StudyError, match=r"adam/seed-0 was trained by another recipe; name"):
         studies.conclude(other, two_calls[0])

@@ -411,3 +411,15 @@ def test_a_recipe_may_be_named_and_data_be_a_file(tmp_path):
     assert run.recipe == Recipe.load(recipe)
     assert run.info.source == str(table)
     assert run.info.tasks == ("y",)
+
+
+def test_a_data_frame_trains_as_its_file_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = tiny.regression(40)
+    frame = pd.DataFrame({"Struktur": table.smiles, "y": table.y[:, 0], "weight": 1.0})
+    frame.to_csv("mine.csv", index=False)
+    recipe = tiny.recipe(epochs=1, smiles_column="Struktur", targets=["y"])
+    runs = [fit(recipe, data) for data in (frame, "mine.csv")]
+    assert [run.folder.name for run in runs] == ["frame-1", "mine-1"]
+    assert runs[0].info.digest == runs[1].info.digest
+    assert runs[0].scores == runs[1].scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
@@ -385,15 +386,61 @@ def test_an_unknown_device_is_refused_before_the_molecules_are_read(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("fields", "part"),
+    ("fields", "words"),
     [
-        ({"optimizer.lr": 1e20, "optimizer.name": "none"}, "training"),
-        ({"optimizer.lr": 1e20, "batch_size": 64, "schedule": "constant", "warmup": 0.0}, "valid"),
+        (
+            {"optimizer.lr": 1e20, "optimizer.name": "none"},
+            r"loss is \w+ in step [23] of epoch 1 \(learning rate \S+\), \S+ a step before",
+        ),
+        (
+            {"optimizer.lr": 1e20, "batch_size": 64, "schedule": "constant", "warmup": 0.0},
+            "validation loss is [a-z]+ after epoch 1",
+        ),
     ],
 )
-def test_divergence_says_what_to_try(fields, part, tmp_path):
-    with pytest.raises(TrainingError, match=rf"the {part}\w* loss is .* in epoch 1: try a lower"):
+def test_divergence_says_where_and_what_to_try(fields, words, tmp_path):
+    advice = ", as after steps that are too long: try a lower .*; no epoch was finished"
+    with pytest.raises(TrainingError, match=words + advice):
         fit(tiny.recipe(**fields), tiny.regression(), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("spoils", "words"),
+    [
+        (
+            "_gradient",
+            r"training loss is nan in step 2 of epoch 3 .*learning rate 0.0005\), [\d.]+ a",
+        ),
+        ("_validate", "validation loss is nan after epoch 3"),
+    ],
+)
+def test_the_last_good_weights_outlast_a_divergence(spoils, words, tmp_path, monkeypatch):
+    recipe, table = tiny.recipe(schedule="constant", warmup=0.0), tiny.regression()
+    steps: list[int] = []
+
+    def stop(p: epochs.Progress) -> None:
+        if p.epochs_done == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(epochs, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, table, out=tmp_path / "good", progress=stop)
+
+    right = getattr(epochs.Trainer, spoils)
+
+    def spoilt(trainer: epochs.Trainer, member: epochs.Member, *more: Any) -> Any:
+        steps.append(member.epoch)
+        if member.epoch == 2 and steps.count(2) >= (2 if spoils == "_gradient" else 1):
+            trainer.loss = lambda z, y, mask: (z * math.nan).sum()
+        return right(trainer, member, *more)
+
+    monkeypatch.setattr(epochs, "CHECKPOINT_SECONDS", 1e9)
+    monkeypatch.setattr(epochs.Trainer, spoils, spoilt)
+    with pytest.raises(TrainingError, match=words + ".*; the weights of epoch 2 are kept"):
+        fit(recipe, table, out=tmp_path / "bad")
+    good, bad = Run.load(tmp_path / "good"), Run.load(tmp_path / "bad")
+    assert tiny.same_weights(good, bad)
+    assert np.isfinite(bad.predict(tiny.PROBES)[bad.columns()]).all(axis=None)
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import grpc
 import kill_tunes
 import optuna
 import pytest
@@ -97,14 +99,22 @@ def test_a_worker_that_lives_is_left_alone_and_one_of_another_folder_too(landsca
 
 
 @pytest.mark.parametrize("where", kill_tunes.STORAGES)
-def test_processes_share_a_study_and_end_the_trial_of_one_that_died(where, killed):
-    """A journal or a database in the folder's reach: its locks say who died."""
-    url = kill_tunes.STORAGES[where].format(killed) or None
-    study = Study.load(killed / where, storage=url)
-    assert study.counts()["complete"] == len(study.trials) == 8
-    assert len(study.optuna.trials) == 9
-    assert len({str(trial.params) for trial in study.trials}) == 8
-    assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
+def test_four_processes_share_a_study_and_one_is_killed_in_its_trial(where, killed):
+    """None is lost, none is doubled; the folder's locks say who died, whatever the storage."""
+    url = kill_tunes.STORAGES[where].format(folder=killed, port=0)
+    if where == "grpc":  # its server has gone; what was behind it has all
+        url = f"sqlite:///{killed}/studies.db"
+        record = killed / where / "tune.json"
+        record.write_text(re.sub(r"grpc://localhost:\d+", url, record.read_text()))
+    study = Study.load(killed / where, storage=url or None)
+    asked = kill_tunes.SHARED_TRIALS
+    assert study.counts()["complete"] == len(study.trials) == asked
+    assert len(study.optuna.trials) == asked + 1
+    assert len({str(trial.params) for trial in study.trials}) == asked
+    names = [
+        {t.user_attrs["worker"] for t in trials} for trials in (study.trials, study.optuna.trials)
+    ]
+    assert [len(each) for each in names] == [kill_tunes.WORKERS - 1, kill_tunes.WORKERS]
     assert study.first is not None  # it was the trial of the recipe itself
     assert Recipe.load(study.folder / "best.toml") == study.best
     assert set(assert_trials_are_written(study)["state"]) == {"complete"}
@@ -173,6 +183,36 @@ def test_heartbeats_are_kept_in_a_database_alone(tmp_path):
 def test_a_storage_that_cannot_be_opened_is_refused(url, tmp_path):
     with pytest.raises(TuningError, match=r"cannot be opened.*give the path of a journal file"):
         tune(tmp_path / "study", storage=url)
+
+
+@pytest.mark.parametrize("url", ["grpc://localhost", "grpc://:13000", "grpc://host:port"])
+def test_an_address_that_is_none_is_refused(url, tmp_path):
+    with pytest.raises(TuningError, match=r"names no server; write grpc://host:port"):
+        storage.open_storage(url, tmp_path)
+
+
+def test_a_server_that_does_not_answer_is_waited_for_and_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(storage, "PATIENCE", 0.3)
+    with pytest.raises(TuningError, match=r"no server has answered at grpc://localhost:1 for 0.3"):
+        tune(tmp_path / "study", storage="grpc://localhost:1")
+
+
+def test_a_server_that_goes_away_is_named(landscape, monkeypatch, tmp_path):
+    def gone(*_: Any) -> NoReturn:
+        raise grpc.RpcError
+
+    kept = in_memory()
+    monkeypatch.setattr(kept, "set_trial_intermediate_value", gone)
+    with pytest.raises(TuningError, match=r"InMemoryStorage answers no more; once it does"):
+        tune(tmp_path / "study", storage=kept)
+
+
+def test_the_packages_of_a_proxy_are_named_where_they_are_missing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(
+        TuningError, match=r"needs grpcio and protobuf: pip install 'molsam\[grpc\]'"
+    ):
+        storage.open_storage("grpc://localhost:13000", tmp_path)
 
 
 def test_passwords_are_not_written_down():

@@ -54,7 +54,8 @@ def section(name: str, rows: Rows) -> Iterator[str]:
         yield f"Not run: {'; '.join(left)}."
     if not rows:
         return
-    yield f"![How far each variant is ahead of {contest.reference}](studies/{name}.png)"
+    picture = f"studies/{name}.png"
+    yield f"[![How far each variant is ahead of {contest.reference}]({picture})]({picture})"
     for _, of_task in groupby(rows, key=itemgetter("task")):
         yield "\n".join(table(contest, list(of_task)))
     told = verdicts(gains(rows, contest.reference, "test"), contest.reference)

@@ -1,4 +1,4 @@
-"""The table of docs/trust.md, from docs/studies/fuzz.csv."""
+"""The tables of docs/trust.md, from docs/studies/kills.csv and docs/studies/fuzz.csv."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ import pandas as pd
 from .text import DOCS, filled, line
 
 PAGE = DOCS / "trust.md"
-ROWS = DOCS / "studies" / "fuzz.csv"
-BEGIN, END = "<!-- fuzz: make results -->", "<!-- end of fuzz -->"
-HEADER = ["inputs", "", "worked", "refused", "faults", "slowest, s", "MiB", "minutes"]
-SAID = {
-    "smiles": "SMILES, read with all that is made of them",
+KILLS = DOCS / "studies" / "kills.csv"
+FUZZ = DOCS / "studies" / "fuzz.csv"
+COMMANDS = {
+    "train": "`molsam train`, `--resume`",
+    "predict": "`molsam predict`",
+    "tune": "a study of four trials",
+    "study": "`run_study`, two variants",
+    "fetch": "the download of a data set",
+}
+INPUTS = {
+    "smiles": "SMILES: graph, fingerprints, scaffold, of every eighth the descriptors",
     "table": "CSV, TSV and .smi files, compressed or not, read and checked",
     "sdf": "SD files, read and checked",
     "recipe": "recipes",
     "space": "search spaces",
-    "run": "a run with one file changed, the seal made anew or not, loaded and predicting",
-    "cache": "entries of the cache",
-    "study": "studies, `tune.json` changed",
+    "run": "a run folder, one file changed, under a seal made anew or not: loads, predicts",
+    "cache": "an entry of the cache",
+    "study": "`tune.json` of a study",
 }
 
 
@@ -30,22 +36,33 @@ def main() -> None:
 
 
 def page(text: str) -> str:
-    """The page with the table of today's evidence."""
-    return filled(text, BEGIN, ["\n".join(table(pd.read_csv(ROWS)))], END)
+    """The page with the tables of today's evidence."""
+    for name, rows in (("kills", kills(pd.read_csv(KILLS))), ("fuzz", fuzz(pd.read_csv(FUZZ)))):
+        begin, end = f"<!-- {name}: make results -->", f"<!-- end of {name} -->"
+        text = filled(text, begin, ["\n".join(rows)], end)
+    return text
 
 
-def table(rows: pd.DataFrame) -> Iterator[str]:
-    """A line a target, and one for all."""
-    yield line(HEADER)
-    yield line(["---"] * len(HEADER))
-    for name, said in SAID.items():
-        yield _line(rows[rows["target"] == name], said)
-    yield _line(rows, "all")
+def kills(rows: pd.DataFrame) -> Iterator[str]:
+    """A line a command, and their sum."""
+    yield line(["what was killed", "kills", "brought to an end", "other than uninterrupted"])
+    yield line(["---"] * 4)
+    for row in rows.to_dict("records"):
+        counts = [str(row[name]) for name in ("kills", "commands", "different")]
+        yield line([COMMANDS[row["command"]], *counts])
+    yield line(["all", *(str(rows[name].sum()) for name in ("kills", "commands", "different"))])
 
 
-def _line(rows: pd.DataFrame, said: str) -> str:
-    counts = (f"{rows[name].sum():,}" for name in ("worked", "refused", "faults"))
+def fuzz(rows: pd.DataFrame) -> Iterator[str]:
+    """A line a kind of input, and their sum."""
+    yield line(["input", "tried", "worked", "refused", "faults", "slowest, s", "memory, MiB"])
+    yield line(["---"] * 7)
+    for name, said in INPUTS.items():
+        yield _sum(said, rows[rows["target"] == name])
+    yield _sum("all", rows)
+
+
+def _sum(said: str, rows: pd.DataFrame) -> str:
+    counts = (f"{rows[name].sum():,}" for name in ("inputs", "worked", "refused", "faults"))
     most = f"{rows['slowest'].max():.1f}", f"{rows['mebibytes'].max():,}"
-    return line(
-        [f"{rows['inputs'].sum():,}", said, *counts, *most, f"{rows['seconds'].sum() / 60:.0f}"]
-    )
+    return line([said, *counts, *most])

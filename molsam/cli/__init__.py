@@ -10,8 +10,9 @@ from contextlib import suppress
 import typer
 from rich.markup import escape
 
-from ..screen import err
+from ..screen import err, say
 from .comparing import compare
+from .doctoring import doctor
 from .explaining import explain
 from .exporting import export
 from .flattening import landscape
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    train, tune, predict, evaluate, explain, report, export, compare, study, landscape,
+    train, tune, predict, evaluate, explain, report, export, compare, study, landscape, doctor,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(recipes_app, name="recipes")
@@ -51,7 +52,7 @@ def main() -> None:
     try:
         app(prog_name="molsam")
     except (ValueError, OSError) as error:
-        err.print(f"[bold red]molsam:[/] {escape(_sentence(error))}", soft_wrap=True)
+        say(f"[bold red]molsam:[/] {escape(_sentence(error))}", err)
         sys.exit(2)
 
 

@@ -62,7 +62,7 @@ def compare(
     )
     left_out = comparison.declined(compared, names)
     for baseline, reason in left_out.items():
-        err.print(f"{baseline} is left out: {escape(reason)}", soft_wrap=True)
+        screen.say(f"{baseline} is left out: {escape(reason)}", err)
     served = [baseline for baseline in names if baseline not in left_out]
     try:
         made = comparison.baseline_rows(compared, served, out_file, told=screen.say_fit)

@@ -33,7 +33,7 @@ def landscape(
     for name, run in zip(flatness.names_of(runs), opened, strict=True):
         table = load_table(run.recipe, run.info.source, data_dir, run.info.kind)
         found.append(flatness.survey(run, table, name=name, seed=seed, points=points))
-        err.print(f"{escape(name)} is done", soft_wrap=True)
+        screen.say(f"{escape(name)} is done", err)
     flatness.save(found, out_folder)
     screen.show_frame(flatness.numbers(found))
     out.print(f"pictures and tables: [bold]{escape(str(out_folder))}[/]", soft_wrap=True)

@@ -19,7 +19,7 @@ cache_app = typer.Typer(help="What training has worked out of molecules and keep
 
 @recipes_app.command("list")
 def recipes_list() -> None:
-    """The shipped recipes and where each differs from the defaults."""
+    """The shipped recipes: model, optimizer, epochs and split of each."""
     from ..recipes import Recipe, names
 
     table = Table("recipe", "model", "optimizer", "rho", "epochs", "split", box=None)

@@ -47,12 +47,12 @@ def study(
     folder = out_folder or Path("runs") / f"study-{name}"
     part: dict[str, Any] = {"tasks": task, "variants": variant, "seeds": seeds}
     for row, _ in studies.run_study(chosen, folder, **part, data_dir=data_dir, device=device):
-        err.print(screen.row_text(row), soft_wrap=True)
+        screen.say(screen.row_text(row), err)
     found = studies.conclude(chosen, folder)
     for title, summary in found.summaries.items():
         screen.say_summary(title, summary)
     for sentence in found.sentences:
-        out.print(escape(sentence), soft_wrap=True)
+        screen.say(escape(sentence))
     out.print(f"tables: [bold]{escape(str(folder))}[/]", soft_wrap=True)
 
 

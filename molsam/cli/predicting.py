@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..runs import Run
 
-SPARE = (" calibrated", " p(", " std", " high", " low", "similarity", "in domain")
+SPARE = (" calibrated", " p(", " std", " low", "similarity", "in domain")
 
 
 def predict(
@@ -34,10 +35,17 @@ def predict(
     dropout_passes: Annotated[
         int, typer.Option(min=0, help="Spread over so many passes with dropout, 20 for example.")
     ] = 0,
+    for_spreadsheets: Annotated[
+        bool,
+        typer.Option(
+            "--for-spreadsheets", help="Write ' before texts that would be read as formulas."
+        ),
+    ] = False,
     device: Device = "auto",
     processes: Processes = None,
 ) -> None:
     """Predict every row of a table, in order; a row that cannot be read says why."""
+    from ..files import without_formulas
     from ..runs import Run
 
     model = Run.load(run, device=device)
@@ -53,6 +61,7 @@ def predict(
         )
         ours = model.predict([]).shape[1] - 1
         frames = (_rounded(frame, ours) for frame in frames)
+        frames = map(without_formulas, frames) if for_spreadsheets else frames
         if output is None:
             first = next(frames)
         else:
@@ -60,9 +69,12 @@ def predict(
     if output is None:
         screen.show_frame(first, spare=_spare(map(str, first.columns[-ours:]), model))
     else:
-        out.print(f"{rows:,} rows written to {escape(str(output))}", soft_wrap=True)
+        out.print(
+            f"{screen.count_of(rows, 'row')} written to {escape(str(output))}", soft_wrap=True
+        )
         if bad:
-            err.print(f"{bad:,} rows have no prediction; the column 'error' says why")
+            rows = screen.count_of(bad, "row")
+            screen.say(f"{rows} got no prediction; the column 'error' says why", err)
 
 
 def evaluate(
@@ -87,14 +99,19 @@ def evaluate(
     )
     found = model.evaluate(measured, processes=processes)
     if found["unreadable"]:
-        err.print(f"{found['unreadable']:,} rows could not be read and are left out")
+        rows = screen.count_of(found["unreadable"], "row")
+        screen.say(f"{rows} could not be read and took no part", err)
     out.print(screen.score_table({str(table): [found["scores"]]}))
 
 
-def _spare(ours: Iterable[str], run: Run) -> list[str]:
-    """Of our columns those that a narrow screen can do without, the first of them first."""
+def _spare(ours: Iterable[str], run: Run) -> list[tuple[str, ...]]:
+    """Of our columns those that a narrow screen can do without, the first of them first.
+
+    An interval goes as a whole.
+    """
     beside = [name for name in ours if name.removeprefix("predicted ") not in run.columns()]
-    return list(dict.fromkeys(name for word in SPARE for name in beside if word in name))
+    spare = dict.fromkeys(name for word in SPARE for name in beside if word in name)
+    return [(name, f"{name[:-4]} high") if name.endswith(" low") else (name,) for name in spare]
 
 
 def _rounded(frame: pd.DataFrame, ours: int) -> pd.DataFrame:
@@ -105,6 +122,13 @@ def _rounded(frame: pd.DataFrame, ours: int) -> pd.DataFrame:
 
 def _six_figures(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _quoting(frame: pd.DataFrame) -> int:
+    """Quotes around every text where one holds a carriage return, which `csv` forgets to quote."""
+    texts = frame.select_dtypes(["object", "string"])
+    held = any(isinstance(text, str) and "\r" in text for text in texts.to_numpy().flat)
+    return csv.QUOTE_NONNUMERIC if held else csv.QUOTE_MINIMAL
 
 
 def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]:
@@ -120,7 +144,8 @@ def _write_frames(frames: Iterator[pd.DataFrame], path: Path) -> tuple[int, int]
     rows = bad = 0
     with replacing(path) as partial, opener(partial, "wt", encoding="utf-8", newline="") as file:
         for frame in frames:
-            frame.to_csv(file, sep=separator, index=False, header=rows == 0)
+            how = {"sep": separator, "quoting": _quoting(frame)}
+            frame.to_csv(file, index=False, header=rows == 0, **how)
             rows += len(frame)
             bad += int((frame.iloc[:, -1] != "").sum())
     return rows, bad

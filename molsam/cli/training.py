@@ -57,8 +57,10 @@ def train(
     processes: Processes = None,
 ) -> None:
     """Train a model on a data set or on your own table."""
-    from .. import training
+    from .. import distributed, training
 
+    distributed.join()
+    out.quiet = err.quiet = distributed.rank() > 0
     if resume is not None:
         beside = {"NAME": name, "--data": data, "--target": target, "--smiles": smiles}
         beside |= {"--recipe": recipe, "--out": out_folder, "--epochs": epochs, "--split": split}

@@ -51,7 +51,9 @@ def tune(
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option(help="A database URL or a journal file; a file in the folder by default."),
+        typer.Option(
+            help="Journal file, database URL or grpc://HOST:PORT; a file in the folder by default."
+        ),
     ] = None,
     show: Annotated[
         str | None, typer.Option(metavar="NAME|FOLDER", help="Print a study and leave it alone.")

@@ -10,18 +10,10 @@ from pathlib import Path
 
 from ..files import read_json
 from ..recipes import Recipe
-from ..runs import FIRST_MEMBER, MODELS_ALONE, Run
+from ..runs import FIRST_MEMBER, MODELS_ALONE, Run, find_runs
 from ..spaces import PROTOCOL
 from .compared import Comparison
 from .rows import OURS, CompareError, Row, add_rows, rounded
-
-
-def find_runs(folder: Path) -> list[Path]:
-    """Run folders: `folder` itself, or those in it, or in folders of repeats in it."""
-    if (folder / "run.json").is_file():
-        return [folder]
-    found = [*folder.glob("*/run.json"), *folder.glob("*/seed-*/run.json")]
-    return sorted(path.parent for path in found)
 
 
 def named_runs(comparison: Comparison, folders: Sequence[Path]) -> list[Run]:

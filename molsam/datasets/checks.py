@@ -38,6 +38,7 @@ class CheckReport:
     salts : rows of more than one fragment.
     atoms : heavy atoms of the smallest and the largest molecule; (0, 0) if none can be read.
     labels : one entry a task.
+    spoilt : as of the table.
     """
 
     source: str
@@ -49,6 +50,7 @@ class CheckReport:
     salts: tuple[int, ...]
     atoms: tuple[int, int]
     labels: tuple[Labels, ...]
+    spoilt: tuple[str, ...]
 
 
 def check(table: MoleculeTable) -> CheckReport:
@@ -75,6 +77,7 @@ def check(table: MoleculeTable) -> CheckReport:
         salts=tuple(int(row) for row, name in zip(rows, names, strict=True) if "." in name),
         atoms=(min(sizes), max(sizes)),
         labels=tuple(_labels(table, task) for task in range(len(table.tasks))),
+        spoilt=table.spoilt,
     )
 
 

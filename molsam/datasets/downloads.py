@@ -14,6 +14,7 @@ from filelock import FileLock
 from molsam.datasets.files import DataError
 
 BLOCK = 1 << 16
+MOST_BYTES = 1 << 30  # no published table comes near
 Progress = Callable[[int, int | None], object]
 Timeout = tuple[float, float]
 
@@ -54,7 +55,8 @@ def download(
 
     Raises
     ------
-    DataError : another address than https://, no answer, or content that `check` refuses.
+    DataError : another address than https://, no answer, more than `MOST_BYTES`, or content that
+        `check` refuses.
     """
     path = Path(path)
     if not url.startswith("https://"):
@@ -114,13 +116,20 @@ def _transfer(
         done = done if resumed else 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
+        _refuse_size(url, total or 0)
         if not resumed:
             _remember_tag(part, response.headers.get("ETag", ""))
         with part.open("ab" if resumed else "wb") as file:
             for block in response.raw.stream(BLOCK, decode_content=False):
                 file.write(block)
                 done += len(block)
+                _refuse_size(url, done)
                 progress(done, total)
+
+
+def _refuse_size(url: str, size: int) -> None:
+    if size > MOST_BYTES:
+        raise DataError(f"cannot download {url}: it is larger than {MOST_BYTES:,} bytes")
 
 
 def _resuming(part: Path, done: int) -> dict[str, str]:

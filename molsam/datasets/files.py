@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 import pandas as pd
 
-from molsam.molecules import read_sdf
+from molsam.molecules import parse_many, read_sdf
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ SMILES_NAMES = (
     "molecule",
     "structure",
 )
+LEAST_ATOMS = 6  # of a molecule in the header, for short names like CO are SMILES too
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 SD_FIELD = re.compile(r">[^<]*<(.+)>")
 
@@ -118,11 +119,18 @@ def smiles_column(columns: Iterable[str], name: str | None, source: str) -> str:
     usual = [plain[word] for word in SMILES_NAMES if word in plain]
     containing = [column for column in columns if "smiles" in column.lower()]
     if not usual and len(containing) != 1:
-        raise DataError(
-            f"{source} has no column with a usual name for SMILES; "
-            f"name the right one of its columns: {listed(columns)}"
-        )
+        raise DataError(f"{source} has no column with a usual name for SMILES; {_advice(columns)}")
     return (usual or containing)[0]
+
+
+def _advice(columns: list[str]) -> str:
+    """What to do about a header without SMILES; one that names molecules is a row."""
+    parsed = parse_many(columns)
+    sizes = [mol.GetNumHeavyAtoms() for mol in parsed.mols]
+    if max(sizes, default=0) >= LEAST_ATOMS:
+        molecule = columns[parsed.index[sizes.index(max(sizes))]]
+        return f"its first line is a molecule ({molecule!r}): put a line of names above it"
+    return f"name the right one of its columns with --smiles or smiles_column: {listed(columns)}"
 
 
 def existing_column(columns: Iterable[str], name: str, source: str) -> str:

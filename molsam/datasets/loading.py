@@ -20,7 +20,7 @@ from molsam.molecules import bundled_files
 
 
 def load(
-    name_or_path: str | Path,
+    name_or_path: str | Path | pd.DataFrame,
     *,
     data_dir: str | Path | None = None,
     progress: Progress | None = None,
@@ -29,7 +29,7 @@ def load(
     kind: Kind | None = None,
     split_column: str | None = None,
 ) -> MoleculeTable:
-    """A table with labels: one of `TASKS` by its name, or a file.
+    """A table with labels: one of `TASKS` by its name, a file, or a data frame.
 
     A task is looked for in `data_dir`, in the folder `$MOLSAM_DATA` and in the user's cache, and
     downloaded to the cache if it is in none. Wherever it comes from, its content is checked.
@@ -47,13 +47,19 @@ def load(
     """
     choices = {"smiles": smiles, "targets": targets, "kind": kind, "split_column": split_column}
     given = {name: choice for name, choice in choices.items() if choice}
-    task = TASKS.get(str(name_or_path).lower())
-    if task is None:
+    frame = isinstance(name_or_path, pd.DataFrame)
+    task = None if frame else TASKS.get(str(name_or_path).lower())
+    if frame:
+        table = table_from_frame(name_or_path, source="frame", **given)
+    elif task is None:
         table = read_table(_own_file(name_or_path), **given)
     else:
         table = _load_task(task, data_dir, progress, given)
     if not table.tasks:
-        raise DataError(f"{table.source} has no column of numbers; name the columns to predict")
+        alone = f" alone, for a text is in {', '.join(table.spoilt)}" if table.spoilt else ""
+        raise DataError(
+            f"{table.source} has no column of numbers{alone}; name the columns to predict"
+        )
     return table
 
 

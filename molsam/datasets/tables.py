@@ -53,6 +53,8 @@ class MoleculeTable:
     source : the file or task that they come from.
     rows : (N,) int64. Data row of each molecule in its source, from 1.
     folds : value of the source's split column for each molecule, where one was asked for.
+    spoilt : columns that a few texts among their numbers keep from being targets, each with the
+        first of them, where targets were not named.
     """
 
     smiles: tuple[str, ...]
@@ -64,6 +66,7 @@ class MoleculeTable:
     source: str
     rows: np.ndarray
     folds: tuple[str, ...] | None = None
+    spoilt: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.smiles)
@@ -161,6 +164,7 @@ def table_from_frame(
         )
     if split_column is not None:
         existing_column(frame.columns, split_column, source)
+    frame = frame[[name for name in frame.columns if isinstance(name, str)]]
     columns = _columns(frame, smiles, targets, split_column, source)
     y, kind, classes = _labels(frame[list(columns.targets)], kind, targets is not None, source)
     _refuse_unusable(y, columns.targets, kind, source)
@@ -174,6 +178,7 @@ def table_from_frame(
         source=source,
         rows=np.arange(1, len(frame) + 1),
         folds=None if split_column is None else _texts(frame[split_column]),
+        spoilt=() if targets is not None else _spoilt(frame, {*columns.targets, columns.smiles}),
     )
 
 
@@ -266,6 +271,23 @@ def _holds_numbers(column: pd.Series) -> bool:
             return False
         known = known or not np.isnan(number)
     return known
+
+
+def _spoilt(frame: pd.DataFrame, others: set[str]) -> tuple[str, ...]:
+    """Columns that hold more numbers than texts, with the first text of each."""
+    found = []
+    for name in frame.columns.difference(others, sort=False):
+        codes, values = pd.factorize(frame[name])
+        numbers = [_number(value) for value in values]
+        kinds = np.array(
+            [0 if n is None else 1 if np.isfinite(n) else 2 for n in [*numbers, np.nan]]
+        )
+        kinds = kinds[codes]  # code -1 is missing
+        texts, known = (kinds == 0).sum(), (kinds == 1).sum()
+        if 0 < texts < known and not NOT_A_TARGET.fullmatch(name):
+            first = int(np.argmax(kinds == 0))
+            found.append(f"{name!r} (row {first + 1}: {str(frame[name].iloc[first])!r})")
+    return tuple(found)
 
 
 def _few_texts(column: pd.Series) -> bool:

@@ -22,7 +22,7 @@ KernelName = Literal["exp", "softmax"]
 class CoMPTConfig(ModelConfig):
     """Settings of `CoMPT`."""
 
-    name: Literal["compt"] = "compt"
+    name: Literal["compt"] = Field(default="compt", description="which model this is")
     kernel: KernelName = Field(default="exp", description="how attention fades with distance")
     norm: NormName = Field(default="layer", description="layer norm, or one scale and unit length")
     fading: float = Field(

@@ -21,7 +21,9 @@ ActivationName = Literal["relu", "gelu"]
 class GraphTransformerConfig(ModelConfig):
     """Settings of `GraphTransformer`."""
 
-    name: Literal["graph_transformer"] = "graph_transformer"
+    name: Literal["graph_transformer"] = Field(
+        default="graph_transformer", description="which model this is"
+    )
     feed_forward: int = Field(default=512, ge=1, description="width inside the feed-forward part")
     attention_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="probability, on attention"

@@ -27,7 +27,7 @@ def code(words: str) -> Part:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Part:
-    """Names in the first column, numbers in the others."""
+    """Names in the first column, numbers in the others; `head` may be empty."""
     return {"kind": "table", "head": head, "rows": rows}
 
 

@@ -157,8 +157,13 @@ def errors(run: Run, test: HeldOut) -> list[Part]:
 
 
 def _ranges(what: str, error: str, rows: list[tuple[float, float, int, float]]) -> Part:
-    shown = [[f"{number(a)} to {number(b)}", str(n), number(mean)] for a, b, n, mean in rows]
+    shown = [[_range(a, b), str(n), number(mean)] for a, b, n, mean in rows]
     return table([what, "molecules", f"mean {error}"], shown)
+
+
+def _range(low: float, high: float) -> str:
+    ends = number(low), number(high)
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def _scaffold(smiles: str, count: int, error: float) -> tuple[Mol | None, list[str]]:
@@ -189,12 +194,15 @@ def origins(run: Run) -> list[Part]:
     facts = [
         ["data", info.source],
         ["digest of the data", info.digest],
-        *([f"{part} rows", str(count)] for part, count in info.molecules.items()),
+        *(
+            [part if part == "rows" else f"{part} rows", str(count)]
+            for part, count in info.molecules.items()
+        ),
         ["seed", str(info.seed)],
         ["device", info.device],
         *([name, version] for name, version in info.versions.items()),
     ]
-    parts = [table(["", ""], facts)]
+    parts = [table([], facts)]
     if info.bad_rows:
         rows = [[smiles, str(row), reason] for row, smiles, reason in info.bad_rows[:SHOWN]]
         parts.append(text(f"{len(info.bad_rows)} rows could not be read:"))

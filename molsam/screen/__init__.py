@@ -10,7 +10,7 @@ from .benches import (
     say_scale,
     say_training,
 )
-from .console import err, out
+from .console import count_of, err, out, say
 from .contests import say_comparison, say_fit, say_study
 from .tables import (
     ROWS,
@@ -26,11 +26,13 @@ from .tables import (
 
 __all__ = [
     "ROWS",
+    "count_of",
     "counting_bar",
     "err",
     "out",
     "progress_bar",
     "row_text",
+    "say",
     "say_bad_rows",
     "say_check",
     "say_comparison",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .console import err
+from .console import err, say
 from .contests import trial_text
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def progress_bar() -> Iterator[tuple[Any, Any]]:
 def _progress_line(p: Progress) -> None:
     every = max(1, p.epochs // 10)
     if p.epochs_done % every == 0:
-        err.print(f"{_where(p)}  {_how(p)}", soft_wrap=True)
+        say(f"{_where(p)}  {_how(p)}", err)
 
 
 def _where(p: Progress) -> str:
@@ -77,7 +77,7 @@ def study_bar(trials: int) -> Iterator[tuple[Any, Any, Any]]:
     from rich.progress import Progress as Bar
 
     def tried(study: Study, trial: Any) -> None:
-        err.print(trial_text(study, trial), soft_wrap=True)
+        say(trial_text(study, trial), err)
 
     if not err.is_terminal:
         yield tried, None, None

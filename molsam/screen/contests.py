@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from .console import SHOWN, err, numbers, out, spread
+from .console import SHOWN, err, numbers, out, say, spread
 
 if TYPE_CHECKING:
     from ..comparison import Row, Summary
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 def say_fit(row: Row) -> None:
     """A baseline that was fitted just now."""
-    err.print(
+    say(
         f"{row.task}  seed {row.seed}  {row.model}  {row.metric} valid {row.valid:.3f} test "
         f"{row.test:.3f}  {row.seconds:.0f} s",
-        soft_wrap=True,
+        err,
     )
 
 
@@ -41,15 +41,14 @@ def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
         table.add_row(escape(s.model), *cells)
     out.print(table)
     seeds = ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))
-    out.print(
+    say(
         f"{title} of {escape(first.task)}, {escape(first.protocol)}, seeds {seeds}; mean ± "
-        "standard deviation over seeds.",
-        soft_wrap=True,
+        "standard deviation over seeds."
     )
     if not any(s.model.startswith(OURS) for s in summaries):
         out.print("No finished run has these splits; train some, or name them with --runs.")
         return
-    out.print(
+    say(
         "behind: how far a model scores behind molsam's on the same split, negative where it is "
         "ahead; wins: on how many seeds it is ahead; "
         + (
@@ -57,11 +56,10 @@ def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
             "by itself."
             if resampled(rows)
             else "no p: one split serves all seeds, whose spread is that of the models alone."
-        ),
-        soft_wrap=True,
+        )
     )
     for sentence in verdicts(first.metric, summaries):
-        out.print(escape(sentence), soft_wrap=True)
+        say(escape(sentence))
 
 
 def trial_text(study: Study, trial: Any) -> str:
@@ -83,9 +81,9 @@ def say_study(study: Study) -> None:
     """The best trials of a study, and what the best one chose."""
     request, counts = study.request, study.counts()
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    out.print(f"{escape(study.request.name)}, {escape(request.source)}: {states}", soft_wrap=True)
+    say(f"{escape(study.request.name)}, {escape(request.source)}: {states}")
     for trial, reason in study.failures()[:SHOWN]:
-        out.print(f"trial {trial.number} failed: {escape(reason)}", soft_wrap=True)
+        say(f"trial {trial.number} failed: {escape(reason)}")
     if not counts["complete"]:
         return
     table = numbers("trial", f"validation {request.metric}", "lowest", "highest", "seconds")
@@ -99,11 +97,15 @@ def say_study(study: Study) -> None:
     out.print(table)
     importances = study.importances()
     table = Table("field", "best", "searched", box=None)
-    table.add_column("weight", justify="right", no_wrap=True)
+    if importances:
+        table.add_column("weight", justify="right", no_wrap=True)
     for name, value in sorted(
         study.best_fields.items(), key=lambda item: -importances.get(item[0], 0.0)
     ):
-        weight = f"{importances[name]:.2f}" if name in importances else ""
-        table.add_row(name, escape(str(value)), escape(str(study.space.ranges[name])), weight)
+        cells = [name, escape(str(value)), escape(str(study.space.ranges[name]))]
+        if importances:
+            cells += [f"{importances[name]:.2f}" if name in importances else ""]
+        table.add_row(*cells)
     out.print(table)
-    out.print("weight: share in what sets good trials apart (PED-ANOVA), rough for few trials")
+    if importances:
+        out.print("weight: share in what sets good trials apart (PED-ANOVA), rough for few trials")

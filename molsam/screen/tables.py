@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .console import SHOWN, err, out, spread
+from .console import SHOWN, count_of, err, numbers, out, say, spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,22 +25,32 @@ LETTERS = 12  # of a cell, where the screen is narrow
 def say_table(table: MoleculeTable, guessed: bool) -> None:
     labels = ", ".join(table.tasks[:SHOWN]) + (", ..." if len(table.tasks) > SHOWN else "")
     how = " (all numeric columns; choose with --target)" if guessed else ""
-    err.print(
-        f"{escape(table.source)}: {len(table):,} molecules, {table.kind}, target"
+    say(
+        f"{escape(table.source)}: {count_of(len(table), 'molecule')}, {table.kind}, target"
         f"{'s' if len(table.tasks) > 1 else ''} {escape(labels)}{how}",
-        soft_wrap=True,
+        err,
     )
+    _say_spoilt(table, err)
 
 
 def say_bad_rows(run: Run) -> None:
     bad = run.info.bad_rows
     if not bad:
         return
-    err.print(f"{len(bad)} rows could not be read and took no part:")
+    err.print(f"{count_of(len(bad), 'row')} could not be read and took no part:")
     for row, smiles, reason in bad[:SHOWN]:
         err.print(f"  row {row}: {escape(smiles)}: {escape(reason)}", soft_wrap=True)
     if len(bad) > SHOWN:
-        err.print(f"  and {len(bad) - SHOWN} more, in {escape(str(run.folder / 'run.json'))}")
+        more = f"{len(bad) - SHOWN:,} more, in {escape(str(run.folder / 'run.json'))}"
+        err.print(f"  and {more}", soft_wrap=True)
+
+
+def _say_spoilt(found: MoleculeTable | CheckReport, console: Console) -> None:
+    if found.spoilt:
+        say(
+            f"no target, for a text is among the numbers: {escape(', '.join(found.spoilt))}",
+            console,
+        )
 
 
 def say_check(report: CheckReport) -> None:
@@ -49,16 +60,21 @@ def say_check(report: CheckReport) -> None:
         "of these with other labels": report.conflicts,
         "the same but for salts or charges": report.related,
     }
-    size = f"{report.rows:,} rows, {low} to {high} heavy atoms"
+    size = f"{count_of(report.rows, 'row')}, {low} to {high} heavy atoms"
     out.print(f"{escape(report.source)}: {size}", soft_wrap=True)
-    out.print(f"unreadable: {len(report.unreadable):,} rows")
+    out.print(f"unreadable: {count_of(len(report.unreadable), 'row')}")
     for fault in report.unreadable[:SHOWN]:
         out.print(f"  {escape(str(fault))}", soft_wrap=True)
-    out.print(f"salts and mixtures: {len(report.salts):,} rows{_rows(report.salts)}")
+    out.print(f"salts and mixtures: {count_of(len(report.salts), 'row')}{_rows(report.salts)}")
     for what, found in groups.items():
         first = "".join(f"\n  rows {', '.join(map(str, rows))}" for rows in found[:SHOWN])
-        out.print(f"{what}: {len(found):,} groups of rows{first}", soft_wrap=True)
-    table = Table("target", "known", "missing", "lowest", "highest", "counts", box=None)
+        out.print(f"{what}: {count_of(len(found), 'group')} of rows{first}", soft_wrap=True)
+    _say_spoilt(report, out)
+    if not report.labels:
+        say("no column of numbers to learn from")
+        return
+    table = numbers("target", "known", "missing", "lowest", "highest")
+    table.add_column("counts", overflow="fold")
     for label in report.labels:
         counts = ", ".join(f"{name}: {count:,}" for name, count in label.counts.items())
         table.add_row(
@@ -125,29 +141,32 @@ def score_table(parts: dict[str, list[dict[str, Any]]]) -> Table:
     return table
 
 
-def show_frame(frame: pd.DataFrame, spare: Sequence[str] = ()) -> None:
+def show_frame(frame: pd.DataFrame, spare: Sequence[Sequence[str]] = ()) -> None:
     """The first rows as a table on the screen; where that is too narrow, without some of the
-    columns `spare`, the first of them first."""
+    groups of columns `spare`, the first of them first."""
     shown = frame.head(ROWS).map(_cell)
     shown.columns = shown.columns.map(str)
     left_out = []
-    for name in spare:
+    for names in spare:
         if _width(shown) <= out.width:
             break
-        shown = shown.drop(columns=name)
-        left_out.append(name)
+        shown = shown.drop(columns=list(names))
+        left_out += reversed(names)
     table = Table(*map(escape, shown.columns), box=None)
     for row in shown.itertuples(index=False):
         table.add_row(*map(escape, row))
     out.print(table)
-    if left_out:
-        out.print(escape(f"left out for want of room: {', '.join(reversed(left_out))}"))
-    if len(frame) > ROWS or left_out:
-        rows = f"the first {ROWS} rows" if len(frame) > ROWS else "some columns"
-        out.print(f"{rows}; write them all with -o FILE")
+    parts = [f"the first {ROWS} rows"] if len(frame) > ROWS else []
+    parts += [f"without {', '.join(reversed(left_out))} for want of room"] if left_out else []
+    if parts:
+        out.print(escape(f"{', '.join(parts)}; -o FILE writes all"))
 
 
 def _cell(value: Any) -> str:
+    import pandas as pd
+
+    if pd.isna(value):
+        return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

@@ -28,7 +28,7 @@ from ..recipes import Recipe
 from ..spaces import Space
 from . import best
 from .objective import Objective, TrialError, failures
-from .storage import TuningError, open_storage, quiet, redacted
+from .storage import GRPC, TuningError, answering, open_storage, quiet, redacted
 from .workers import Worker, claim, live, queue_again, retry_dead
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def tune(
     seed : of the sampler. One process alone makes the same trials of it.
     space : a `Space`, or a TOML file that says where it differs from the default one.
     out : the study's folder; `runs/tune-<name>` if not given.
-    storage : a journal file, a database URL or an Optuna storage; a file in `out` if not given.
+    storage : a journal file, a database URL, `grpc://host:port` of Optuna's proxy server, or an
+        Optuna storage; a file in `out` if not given.
     timeout : seconds after which no trial is started.
     device, processes, on_read : as in `fit`.
     progress : called after every step of training.
@@ -280,7 +281,7 @@ def tune(
     )
     refuse_other(folder, request)
     objective.check(recipe, repeats)
-    with quiet():
+    with quiet(), answering(storage):
         study = join(folder, request, storage)
         with Worker(folder) as worker:
             loop = Loop(study, objective, worker, progress, command)
@@ -394,6 +395,8 @@ def study_folder(out: str | Path | None, source: str) -> Path:
 def join(folder: Path, request: Request, storage: str | BaseStorage | None) -> Study:
     """The study of `folder`, made if there is none yet; its first trial is the recipe itself."""
     (folder / "workers").mkdir(parents=True, exist_ok=True)
+    if redacted(storage).startswith(GRPC):  # its server may let us wait: not under the lock
+        storage = open_storage(storage, folder)
     with claim(folder):
         refuse_other(folder, request)
         greater = METRICS[request.metric].greater_is_better
