@@ -31,11 +31,13 @@ VALUES: tuple[Any, ...] = (
 )
 
 
-def texts(words: str, *more: str) -> Mutate:
+class Text:
     """Spans cut, doubled, moved and repeated; words of the format and odd numbers put in."""
-    known = [word.encode() for word in (*words.split(), *more, *NUMBERS)]
 
-    def mutate(data: bytes, rng: Random) -> bytes:
+    def __init__(self, words: str, *more: str) -> None:
+        self.known = [word.encode() for word in (*words.split(), *more, *NUMBERS)]
+
+    def __call__(self, data: bytes, rng: Random) -> bytes:
         for _ in range(rng.choice((1, 1, 1, 2, 6))):
             a, b = sorted(rng.choices(range(len(data) + 1), k=2))
             b = min(b, a + rng.choice((1, 1, 4, 30, 1000)))
@@ -44,15 +46,13 @@ def texts(words: str, *more: str) -> Mutate:
                     b"",
                     data[a:b] * rng.choice((2, 3, 50)),
                     data[a:b][::-1],
-                    rng.choice(known),
-                    rng.choice(known) * rng.choice((2, 9, 100)),
+                    rng.choice(self.known),
+                    rng.choice(self.known) * rng.choice((2, 9, 100)),
                     rng.randbytes(rng.choice((1, 2, 8))),
                 )
             )
             data = (data[:a] + put + data[b:])[:20_000]
         return data
-
-    return mutate
 
 
 def smiles(data: bytes, rng: Random) -> bytes:
@@ -173,15 +173,20 @@ def _places(tree: Any):
             yield from _places(child)
 
 
-TOML_TEXT = texts(
+TOML_TEXT = Text(
     '[ ] [[ ]] = { } # . " """ \' 1979-05-27T07:32:00Z low high optimizer.rho',
     *("\n", "[model]\n", "[search]\n", "choices = [", "log = true"),
 )
-SMILES_TEXT = texts(
+SMILES_TEXT = Text(
     r"C c N n O [nH] Cl [U] * ( ) [ ] = # $ ~ . -> <- / \ @ @@ @TH1 @SP1 @OH15 1 %10 %(123) + - ++ "
     ":1 H H9 13 | |m:0:1| $ >> & é |Sg:n:0:1:ht| |^1:0|",
     *("\0", " "),
 )
-TABLE_TEXT = texts(', ; " smiles nan C x é', "\t", "\n", "\r", "\r\n", "\0", " ")
-JSON_TEXT = texts('" { } [ ] , : null \\u0000 \\ud800 NaN 1e9')
-BYTES = texts("")
+RECORD_TEXT = Text(
+    "V2000 V3000 BEGIN END ATOM BOND SGROUP 999 CFG=1 MASS=300 CHG=-15 STEBOND R# [C,N] ENDPTS=(2",
+    *("M  V30 ", "M  END\n", "$$$$\n", "M  CHG  1   1   1\n", "M  ISO", "M  RGP", "M  SAP"),
+    *(" -\n", ">  <y>\n", "\n", "\r\n"),
+)
+TABLE_TEXT = Text(', ; " smiles nan C x é', "\t", "\n", "\r", "\r\n", "\0", " ")
+JSON_TEXT = Text('" { } [ ] , : null \\u0000 \\ud800 NaN 1e9')
+BYTES = Text("")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 
 from molsam import Recipe, Run, files, fit, report
 from molsam.files import SUMS, RunError, load_state, read_json, save_state, write_json
