@@ -60,7 +60,7 @@ def smiles(data: bytes, rng: Random) -> bytes:
     tokens = TOKEN.findall(data.decode(errors="replace"))
     if not tokens or rng.random() < 0.2:
         return SMILES_TEXT(data, rng)
-    for _ in range(rng.choice((1, 2, 4, 8))):
+    for _ in range(rng.choice((1, 1, 2, 4))):
         at, kind = rng.randrange(len(tokens) + 1), rng.random()
         if kind < 0.3:
             tokens[at : at + 1] = [rng.choice(ATOMS)]
