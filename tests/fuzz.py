@@ -34,7 +34,7 @@ from fuzz_targets import TARGETS, Target
 
 MEMORY = 4 << 30
 FAULTS = Path("runs/fuzz")
-CAMPAIGN = 2500  # inputs of one seed, so that what was stopped goes on
+CAMPAIGN = 5000  # inputs of one row, so that what was stopped goes on
 
 
 class Fault(Exception):
@@ -200,6 +200,8 @@ def _limited(target: Target) -> list[bytes]:
 
 def _drawn(target: Target, seed: int, one: Any) -> None:
     rng, seeds = Random(seed), _limited(target)
+    for data in seeds:
+        one(data)
     while True:
         one(target.changed(rng.choice(seeds), rng))
 
