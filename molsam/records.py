@@ -38,6 +38,11 @@ class RunInfo(BaseModel):
             raise ValueError("classes and the kind go together")
         return self
 
+    def shape(self, count: int) -> tuple[int, ...]:
+        """Of so many predictions: a number a task, of multiclass labels one a class."""
+        shape = (count, len(self.tasks), len(self.classes))
+        return shape if self.classes else shape[:2]
+
 
 @dataclass(frozen=True)
 class Scalers:

@@ -30,26 +30,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from . import metrics, molecules, reading
+from . import learnt, metrics, molecules, reading
 from .batches import PackedMolecules
 from .certainty import COVERAGE, Certainty
 from .datasets import Chunk, MoleculeTable, frame_chunks, is_table, iter_chunks
 from .environment import pick_device
-from .files import (
-    RunError,
-    check_seal,
-    existing,
-    fitting,
-    load_state,
-    read_json,
-    read_model,
-    seal,
-    sealed,
-)
+from .files import RunError, check_seal, existing, read_json, read_model, seal, sealed
 from .gaussian_process import GaussianProcess, Inputs
 from .inference import (
     begin_reading,
-    build_model,
     by_batches,
     describe,
     infer,
@@ -69,7 +58,6 @@ Molecules: TypeAlias = "Iterable[str] | pd.DataFrame | str | Path"
 CHUNK = 4096
 SHOWN = 5  # runs that an error names
 RECORDS = ("run.json", "recipe.toml", "split.json", "scalers.json", "scores.json")
-COUNTS = molecules.MORGAN_SIZE
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 PROCESS = "gaussian_process.safetensors"
@@ -107,9 +95,7 @@ class Run:
             check_seal(folder, [*RECORDS, *_learnt(folder)])
         info = read_model(folder / "run.json", RunInfo)
         recipe = Recipe.load(existing(folder / "recipe.toml"))
-        scalers = Scalers.load(folder / "scalers.json")
-        with fitting(folder / "scalers.json"):
-            _try_scalers(scalers, info, recipe)
+        scalers = learnt.scalers(folder / "scalers.json", info, recipe)
         return cls(folder, info, recipe, scalers, pick_device(device))
 
     @property
@@ -133,58 +119,19 @@ class Run:
             raise RunError(
                 f"{self.folder} has no trained model yet; go on with its training (resume)"
             )
-        return [self._load_model(member / WEIGHTS) for member in self.members]
+        paths = (member / WEIGHTS for member in self.members)
+        models = [learnt.model(path, self.info, self.recipe) for path in paths]
+        return [model.to(self.device).eval() for model in models]
 
     @cached_property
     def process(self) -> GaussianProcess | None:
         """The Gaussian process that joins the models, where there is one."""
-        path = self.folder / PROCESS
-        if not path.is_file():
-            return None
-        with fitting(path):
-            found = GaussianProcess.load(path)
-            one = Inputs(np.ones((1, COUNTS)), _descriptors())
-            _same(found.predict(one), self._outcome)
-            _same(found.mixed(self._outcome, one), self._outcome)
-        return found
+        return learnt.process(self.folder / PROCESS, self.info)
 
     @cached_property
     def certainty(self) -> Certainty | None:
         """What tells how sure its predictions are; None until it is finished."""
-        path = self.folder / CERTAINTY
-        if not path.is_file():
-            return None
-        with fitting(path):
-            found = Certainty.load(path)
-            _same(found.similarity(np.ones((1, COUNTS))), np.ones(1))
-            if self.info.kind == "regression":
-                _same(found.interval(self._outcome, self._outcome)[0], self._outcome)
-            else:
-                _same(found.calibrated(self._outcome), self._outcome)
-        return found
-
-    @property
-    def _outcome(self) -> np.ndarray:
-        """Something of the shape of one prediction, to try what was read with."""
-        return np.full(self._shape(1), 0.5)
-
-    def _load_model(self, path: Path) -> MoleculeModel:
-        with fitting(path):
-            state = load_state(path)["model"]
-            # Without storage first: a recipe that was edited may ask for any size.
-            with torch.device("meta"):
-                model = build_model(self.recipe, self.info)
-            try:
-                model.load_state_dict(state, assign=True)
-            except RuntimeError as error:
-                raise RunError(
-                    f"{path} holds another model than run.json and recipe.toml say; "
-                    "copy the run again"
-                ) from error
-        with torch.random.fork_rng([]):  # the fresh weights are drawn only to be replaced
-            model = build_model(self.recipe, self.info)
-        model.load_state_dict(state)
-        return model.to(self.device).eval()
+        return learnt.certainty(self.folder / CERTAINTY, self.info)
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -398,13 +345,8 @@ class Run:
         return table.frame.join(frame)
 
     def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
-        empty = np.empty(self._shape(0))
+        empty = np.empty(self.info.shape(0))
         return empty, empty
-
-    def _shape(self, count: int) -> tuple[int, ...]:
-        """Of so many predictions."""
-        shape = (count, len(self.info.tasks), len(self.info.classes))
-        return shape if self.info.classes else shape[:2]
 
     def outcomes(
         self,
@@ -458,25 +400,6 @@ def find_runs(folder: Path) -> list[Path]:
         return [folder]
     found = [*folder.glob("*/run.json"), *folder.glob("*/seed-*/run.json")]
     return sorted(path.parent for path in found)
-
-
-def _try_scalers(scalers: Scalers, info: RunInfo, recipe: Recipe) -> None:
-    """A `ValueError` where they are not those of such a run."""
-    labels = np.ones((1, len(info.tasks)))
-    _same(scalers.target.inverse(labels), labels)
-    if (scalers.descriptors is not None) != recipe.data.descriptors:
-        raise ValueError("scales of descriptors and data.descriptors go together")
-    if scalers.descriptors is not None:
-        scalers.descriptors.transform(_descriptors())
-
-
-def _descriptors() -> np.ndarray:
-    return np.ones((1, len(molecules.DESCRIPTORS)))
-
-
-def _same(found: np.ndarray, expected: np.ndarray) -> None:
-    if found.shape != expected.shape:
-        raise ValueError(f"it gives the shape {found.shape} in place of {expected.shape}")
 
 
 def _weights(folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import csv
 import hashlib
+import importlib
 import importlib.util
 import json
 import multiprocessing
@@ -210,10 +211,8 @@ def _guided(target: Target, seed: int, one: Any) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["molsam"], enable_loader_override=False):
-        import molsam.datasets.tables
-        import molsam.reading
-        import molsam.runs
-        import molsam.spaces  # noqa: F401
+        for name in target.watched:
+            importlib.import_module(name)
     seeds = _limited(target)
     Path("corpus").mkdir()
     for i, data in enumerate(seeds):

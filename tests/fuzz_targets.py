@@ -23,13 +23,15 @@ import mutations
 class Target:
     """What is tried: `run(data)` works, or raises what the command line makes a sentence of.
 
-    place -> a text that the sentence must hold; seconds of processor time that an input may take.
+    watched -> modules whose branches choose the next input; place -> a text that the sentence must
+    hold; seconds of processor time that an input may take.
     """
 
     name: str
     seeds: Callable[[], Sequence[bytes]]
     mutate: mutations.Mutate
     run: Callable[[bytes], object]
+    watched: tuple[str, ...] = ()
     place: str = ""
     seconds: float = 60.0
 
@@ -267,13 +269,13 @@ def _study_seeds() -> list[bytes]:
 TARGETS = {
     target.name: target
     for target in (
-        Target("smiles", _smiles_seeds, mutations.smiles, smiles),
-        Target("table", _table_seeds, _table_mutated, table, "odd."),
-        Target("sdf", _record_seeds, mutations.RECORD_TEXT, records, "odd.sdf"),
-        Target("recipe", _recipe_seeds, mutations.toml, recipe, "odd.toml"),
-        Target("space", _space_seeds, mutations.toml, space, "odd.toml"),
-        Target("run", _run_seeds, _run_mutated, run, "odd-run"),
-        Target("cache", _cache_seeds, _cache_mutated, cache, "odd-cache"),
-        Target("study", _study_seeds, mutations.js, study, "odd-study"),
+        Target("smiles", _smiles_seeds, mutations.smiles, smiles, ("molsam.reading",)),
+        Target("table", _table_seeds, _table_mutated, table, ("molsam.datasets",), "odd."),
+        Target("sdf", _record_seeds, mutations.RECORD, records, ("molsam.datasets",), "odd.sdf"),
+        Target("recipe", _recipe_seeds, mutations.toml, recipe, ("molsam.recipes",), "odd.toml"),
+        Target("space", _space_seeds, mutations.toml, space, ("molsam.spaces",), "odd.toml"),
+        Target("run", _run_seeds, _run_mutated, run, ("molsam.runs", "molsam.report"), "odd-run"),
+        Target("cache", _cache_seeds, _cache_mutated, cache, ("molsam.reading",), "odd-cache"),
+        Target("study", _study_seeds, mutations.js, study, ("molsam.tuning",), "odd-study"),
     )
 }

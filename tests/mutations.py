@@ -182,7 +182,7 @@ SMILES_TEXT = Text(
     ":1 H H9 13 | |m:0:1| $ >> & é |Sg:n:0:1:ht| |^1:0|",
     *("\0", " "),
 )
-RECORD_TEXT = Text(
+RECORD = Text(
     "V2000 V3000 BEGIN END ATOM BOND SGROUP 999 CFG=1 MASS=300 CHG=-15 STEBOND R# [C,N] ENDPTS=(2",
     *("M  V30 ", "M  END\n", "$$$$\n", "M  CHG  1   1   1\n", "M  ISO", "M  RGP", "M  SAP"),
     *(" -\n", ">  <y>\n", "\n", "\r\n"),

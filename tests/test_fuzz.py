@@ -91,16 +91,16 @@ def test_neither_a_result_nor_a_sentence_is_a_fault(run, tmp_path, monkeypatch):
 
 def test_a_sentence_that_does_not_name_the_place_is_a_fault(elsewhere):
     with pytest.raises(fuzz.Fault, match="RecipeError"):
-        fuzz.judge(Target("odd", seeds, same, TARGETS["recipe"].run, "elsewhere"), b"[")
+        fuzz.judge(Target("odd", seeds, same, TARGETS["recipe"].run, place="elsewhere"), b"[")
 
 
 @pytest.mark.parametrize(
-    ("run", "told"),
-    [(crashes, "ended with"), (hangs, "ended with -27"), (swells, "MemoryError")],
+    ("run", "inputs", "told"),
+    [(crashes, 2, "ended with"), (hangs, 1, "ended with -27"), (swells, 1, "MemoryError")],
 )
-def test_what_ends_or_fills_a_process_is_a_fault_and_another_goes_on(run, told, tmp_path):
-    tally = fuzz.campaign(Target("odd", seeds, same, run, seconds=0.5), 2, 0, tmp_path)
-    assert (tally.inputs, tally.faults) == (2, 2)
+def test_what_ends_or_fills_a_process_is_a_fault_and_another_goes_on(run, inputs, told, tmp_path):
+    tally = fuzz.campaign(Target("odd", seeds, same, run, seconds=0.5), inputs, 0, tmp_path)
+    assert tally.inputs == tally.faults == inputs
     ((said, where),) = tally.told.items()
     assert told in said
     assert Path(where).read_bytes() in (b"", b"x")
