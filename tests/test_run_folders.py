@@ -158,6 +158,28 @@ def test_tables_that_no_seal_covers_are_named_by_the_page(copied, name, data):
     one_sentence(error, name)
 
 
+@pytest.mark.parametrize(
+    "change", [without("valid"), put([], "valid", "rmse"), put({"x": {"mean": 1.0}}, "valid")]
+)
+def test_scores_of_something_else_are_named_by_the_page(copied, change):
+    scores = read_json(copied / "scores.json")
+    change(scores)
+    write_json(copied / "scores.json", scores)
+    files.seal(copied, [*RECORDS, f"member-0/{WEIGHTS}", CERTAINTY])
+    with pytest.raises(RunError) as error:
+        report.page(Run.load(copied))
+    one_sentence(error, "scores.json")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000])
+def test_json_beyond_the_parser_is_named(copied, text):
+    (copied / SUMS).unlink()
+    (copied / "scalers.json").write_text(text)
+    with pytest.raises(RunError) as error:
+        use(copied)
+    one_sentence(error, "scalers.json")
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_a_file_cut_short_is_named(name, share, copied):
