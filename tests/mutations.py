@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from copy import deepcopy
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -101,7 +103,7 @@ def table(data: bytes, rng: Random) -> bytes:
 def toml(data: bytes, rng: Random) -> bytes:
     """Another value, key or table; now and then another text."""
     try:
-        tree = tomlkit.parse(data.decode()).unwrap()
+        tree = deepcopy(_parsed(data))
     except (UnicodeDecodeError, TOMLKitError, RecursionError):
         return TOML_TEXT(data, rng)
     try:
@@ -109,6 +111,11 @@ def toml(data: bytes, rng: Random) -> bytes:
     except (TypeError, ValueError, TOMLKitError):
         written = data
     return TOML_TEXT(written, rng) if rng.random() < 0.3 else written
+
+
+@lru_cache(64)  # the seeds come again and again
+def _parsed(data: bytes) -> dict[str, Any]:
+    return tomlkit.parse(data.decode()).unwrap()
 
 
 def js(data: bytes, rng: Random) -> bytes:
