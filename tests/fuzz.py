@@ -25,7 +25,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from random import Random
@@ -33,6 +33,7 @@ from typing import Any
 
 from fuzz_targets import TARGETS, Target
 
+Try = Callable[[bytes], None]
 MEMORY = 4 << 30
 FAULTS = Path("runs/fuzz")
 CAMPAIGN = 5000  # inputs of one row, so that what was stopped goes on
@@ -168,8 +169,11 @@ def child(target: Target, inputs: int, seed: int, folder: Path, kept: Path) -> N
     with open("said", "wb") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
-    drawn = _guided if importlib.util.find_spec("atheris") else _drawn
-    tally = Tally()
+    guided = importlib.util.find_spec("atheris") is not None
+    if guided:
+        watch(target.watched)
+    seeds, tally = list(target.seeds()), Tally()
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
 
     def one(data: bytes) -> None:
         Path("last").write_bytes(data)
@@ -189,31 +193,31 @@ def child(target: Target, inputs: int, seed: int, folder: Path, kept: Path) -> N
             Path("tally").write_text(json.dumps(asdict(tally)))
             os._exit(0)
 
-    drawn(target, seed, one)
+    (by_branches if guided else at_random)(target, seeds, seed, one)
 
 
-def _limited(target: Target) -> list[bytes]:
-    """The seeds; from now on no more memory than `MEMORY`."""
-    seeds = list(target.seeds())
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    return seeds
-
-
-def _drawn(target: Target, seed: int, one: Any) -> None:
-    rng, seeds = Random(seed), _limited(target)
+def at_random(target: Target, seeds: list[bytes], seed: int, one: Try) -> None:
+    """Give `one` the seeds, then changed ones, without end."""
+    rng = Random(seed)
     for data in seeds:
         one(data)
     while True:
         one(target.changed(rng.choice(seeds), rng))
 
 
-def _guided(target: Target, seed: int, one: Any) -> None:
+def watch(modules: Iterable[str]) -> None:
+    """Import them and what they import of molsam so that atheris sees their branches."""
     import atheris
 
     with atheris.instrument_imports(include=["molsam"], enable_loader_override=False):
-        for name in target.watched:
+        for name in modules:
             importlib.import_module(name)
-    seeds = _limited(target)
+
+
+def by_branches(target: Target, seeds: list[bytes], seed: int, one: Try) -> None:
+    """Give `one` the seeds, then changed ones and changes of those that took new branches."""
+    import atheris
+
     Path("corpus").mkdir()
     for i, data in enumerate(seeds):
         Path("corpus", str(i)).write_bytes(data)

@@ -123,6 +123,21 @@ def test_campaigns_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
     ]
 
 
+def test_without_atheris_inputs_are_drawn():
+    tried: list[bytes] = []
+
+    def one(data: bytes) -> None:
+        tried.append(data)
+        if len(tried) == 100:
+            raise StopIteration
+
+    target = TARGETS["space"]
+    with pytest.raises(StopIteration):
+        fuzz.at_random(target, target.seeds(), 0, one)
+    assert tried[: len(target.seeds())] == target.seeds()
+    assert len(set(tried)) > 50
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_more_of_it(tmp_path):
