@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import tiny
 import torch
 
 from molsam import Recipe, Run, files, fit, report
 from molsam.files import SUMS, RunError, load_state, read_json, save_state, write_json
+from molsam.recipes import RecipeError
 from molsam.runs import CERTAINTY, PROCESS, RECORDS, WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -156,6 +158,26 @@ def test_tables_that_no_seal_covers_are_named_by_the_page(copied, name, data):
     with pytest.raises(RunError) as error:
         report.page(Run.load(copied))
     one_sentence(error, name)
+
+
+@pytest.mark.parametrize("value", ["x", "nan", "inf", ""])
+def test_predictions_of_no_molecule_or_no_number_are_named_by_the_page(copied, value):
+    path = copied / "predictions.csv"
+    whole = pd.read_csv(path, dtype=str)
+    for column in ("smiles", "row", "predicted activity", "similarity"):
+        whole.assign(**{column: [value, *whole[column][1:]]}).to_csv(path, index=False)
+        with pytest.raises(RunError) as error:
+            report.page(Run.load(copied))
+        one_sentence(error, "predictions.csv")
+
+
+def test_a_recipe_of_endless_layers_is_refused(copied):
+    (copied / SUMS).unlink()
+    text = (copied / "recipe.toml").read_text()
+    (copied / "recipe.toml").write_text(text.replace("depth = 1\n", f"depth = {2**70}\n"))
+    with pytest.raises(RecipeError, match=r"model\.depth.*1000") as error:
+        use(copied)
+    assert "recipe.toml" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -76,17 +76,15 @@ class HeldOut:
         else:
             y, mean = numbers(measured), numbers(names)
         stds = [f"{name} std" for name in names]
+        std = numbers(stds) if stds[0] in table else np.zeros(y.shape)
+        rows, similarity = numbers(["row", "similarity"]).T
         read = molecules.parse_many(table["smiles"], salts=data.salts, charges=data.charges)
-        return cls(
-            run=run,
-            rows=numbers(["row"])[:, 0].astype(int),
-            mols=read.mols,
-            y=y,
-            mean=mean,
-            std=numbers(stds) if stds[0] in table else np.zeros(y.shape),
-            similarity=numbers(["similarity"])[:, 0],
-            inside=table["in domain"].eq("True").to_numpy(),
-        )
+        for error in read.errors:
+            raise error
+        if np.isinf(y).any() or not np.isfinite([*mean.flat, *std.flat, *rows, *similarity]).all():
+            raise ValueError("a number is missing or infinite")
+        inside = table["in domain"].eq("True").to_numpy()
+        return cls(run, rows.astype(int), read.mols, y, mean, std, similarity, inside)
 
     @cached_property
     def errors(self) -> np.ndarray:
