@@ -4,7 +4,7 @@ RELEASE := $(VENV)-release/bin
 PYTHON ?= python3
 DEMO := runs/demo
 
-.PHONY: demo test lint results gpu dist audit constraints clean
+.PHONY: demo test lint results fuzz gpu dist audit constraints clean
 
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
@@ -27,6 +27,10 @@ lint: $(VENV)/.dev
 # the reference of the commands, from the commands.
 results: $(VENV)/.dev
 	PYTHONPATH=docs $(BIN)/python -m pages
+
+# Broken input by the thousand, for some minutes; see docs/trust.md.
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz.py --inputs 3000
 
 # On a machine with CUDA, by the Python of .venv or $(PYTHON), with all that is installed there.
 gpu:

@@ -104,8 +104,9 @@ class Certainty:
         """What `save` wrote."""
         state = load_state(path)
         scores = [part.numpy() for part in state["scores"]]
-        counts, edge = dense_array(state["counts"]), state["edge"]
-        return cls(scores, state["spread"].numpy(), state["temperature"], counts, edge)
+        temperature, edge = float(state["temperature"]), float(state["edge"])
+        counts = dense_array(state["counts"])
+        return cls(scores, state["spread"].numpy(), temperature, counts, edge)
 
 
 def unit(std: np.ndarray, spread: np.ndarray) -> np.ndarray:

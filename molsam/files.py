@@ -28,6 +28,11 @@ Model = TypeVar("Model", bound=BaseModel)
 SUMS = "SHA256SUMS"
 LOCK = ".lock"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # as OWASP lists them
+# What damaged content raises, wherever it is first used.
+UNFIT = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError),
+    *(SafetensorError, TypeError, ValueError),
+)
 
 
 class RunError(ValueError):
@@ -137,18 +142,25 @@ def save_state(path: Path, state: Any) -> None:
     write_atomic(path, save(tensors, metadata={"tree": tree}))
 
 
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Where what `path` holds does not fit, in whatever way that shows, a `RunError` names it."""
+    try:
+        yield
+    except RunError:
+        raise
+    except UNFIT as error:
+        what = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise RunError(
+            f"{path} is damaged or not a file of a run ({what}); copy it again, or train anew"
+        ) from error
+
+
 def load_state(path: Path) -> Any:
     """Read what `save_state` wrote, on the CPU."""
-    try:
-        with safe_open(existing(path), "pt") as file:
-            tree = json.loads(file.metadata()["tree"])
-            return _unfold(tree, file.get_tensor)
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, RunError):
-            raise
-        raise RunError(
-            f"{path} is damaged or not a file of a run ({error}); copy it again, or train anew"
-        ) from error
+    with fitting(path), safe_open(existing(path), "pt") as file:
+        tree = json.loads(file.metadata()["tree"])
+        return _unfold(tree, file.get_tensor)
 
 
 def sparse_state(x: np.ndarray) -> dict[str, Any]:
@@ -245,7 +257,9 @@ def read_json(path: Path) -> Any:
     """Parsed JSON; a `RunError` names a file that is missing or damaged."""
     try:
         return json.loads(existing(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers, of nesting
+        if isinstance(error, RunError):
+            raise
         raise RunError(f"{path} is not valid JSON ({error}); copy the run again") from error
 
 

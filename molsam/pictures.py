@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .datasets import MoleculeTable
-from .files import write_atomic, write_csv
+from .files import fitting, write_atomic, write_csv
 from .runs import NEARNESS, Run
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -60,17 +61,10 @@ def learning_curve(run: Run) -> Figure:
     """Training and validation loss and the validation score of every member, by epoch."""
     import pandas as pd
 
-    histories = [pd.read_csv(member / "history.csv") for member in run.members]
     figure, (left, right) = new_figure(1, 2)
-    for history in histories:
-        left.plot(history["epoch"], history["loss"], color=BLUE)
-        left.plot(history["epoch"], history["valid_loss"], color=ORANGE)
-        names = history.columns.drop("valid_loss").astype(str)
-        score = next(name for name in names if name.startswith("valid_"))
-        right.plot(history["epoch"], history[score], color=ORANGE)
-        chosen = history[history["kept"]].tail(1)
-        right.plot(chosen["epoch"], chosen[score], "o", color=ORANGE)
-        right.set_ylabel(f"{score.removeprefix('valid_').upper().replace('_', '-')} on validation")
+    for path in (member / "history.csv" for member in run.members):
+        with fitting(path):
+            _plot_history(left, right, pd.read_csv(path))
     left.set_ylabel("loss (scaled)")
     left.set_yscale("log")
     left.legend(["training", "validation"], frameon=False)
@@ -79,6 +73,17 @@ def learning_curve(run: Run) -> Figure:
     left.set_xlabel("epoch")
     right.set_xlabel("epoch (dot: weights kept)")
     return figure
+
+
+def _plot_history(left: Axes, right: Axes, history: pd.DataFrame) -> None:
+    left.plot(history["epoch"], history["loss"], color=BLUE)
+    left.plot(history["epoch"], history["valid_loss"], color=ORANGE)
+    names = history.columns.drop("valid_loss").astype(str)
+    score = names[names.str.startswith("valid_")][0]
+    right.plot(history["epoch"], history[score], color=ORANGE)
+    chosen = history[history["kept"]].tail(1)
+    right.plot(chosen["epoch"], chosen[score], "o", color=ORANGE)
+    right.set_ylabel(f"{score.removeprefix('valid_').upper().replace('_', '-')} on validation")
 
 
 def parity(axes: Axes, y: np.ndarray, prediction: np.ndarray, name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -101,7 +102,8 @@ def begin(
     asked = {"descriptors": descriptors, "fingerprints": fingerprints, "scaffolds": scaffolds}
     wanted = [*filter(None, [featurizer]), *(part for part, whether in asked.items() if whether)]
     keys = {part: _key(part, salts, charges, smiles) for part in wanted} if keep else {}
-    found = {part: kept for part, key in keys.items() if (kept := cache.load(key)) is not None}
+    kept = {part: _kept(part, key, smiles) for part, key in keys.items()}
+    found = {part: arrays for part, arrays in kept.items() if arrays is not None}
     missing = [part for part in wanted if part not in found]
     work = partial(_work, parts=missing, salts=salts, charges=charges)
     many = processes or worthwhile(len(smiles), descriptors="descriptors" in missing)
@@ -135,6 +137,16 @@ def fingerprint_matrix(mols: Iterable[Mol]) -> np.ndarray:
 def _key(part: str, salts: Salts, charges: Charges, smiles: Sequence[object]) -> str:
     made_by = molecules.FEATURIZERS[part].version if part in molecules.FEATURIZERS else _VERSION
     return cache.key([part, made_by, molecules.DESCRIPTORS, salts, charges, smiles])
+
+
+def _kept(part: str, key: str, smiles: Sequence[object]) -> Arrays | None:
+    """An entry of the cache, where it holds that part of so many texts."""
+    arrays, featurizer = cache.load(key), part if part in molecules.FEATURIZERS else None
+    with suppress(LookupError, TypeError, ValueError):
+        if arrays is not None:
+            _reading({part: arrays}, smiles, featurizer)
+            return arrays
+    return None
 
 
 def _cut(smiles: Iterable[object]) -> list[list[object]]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from .files import RunError, read_json
+from .files import fitting, read_json
 from .metrics import Kind
 from .scaling import DescriptorScaler, Standardizer
 
@@ -30,6 +30,19 @@ class RunInfo(BaseModel):
     versions: dict[str, str]
     device: str
 
+    @model_validator(mode="after")
+    def _check(self) -> RunInfo:
+        if not self.tasks or len(self.units) != len(self.tasks):
+            raise ValueError("units and tasks go together")
+        if (self.kind == "multiclass") != bool(self.classes):
+            raise ValueError("classes and the kind go together")
+        return self
+
+    def shape(self, count: int) -> tuple[int, ...]:
+        """Of so many predictions: a number a task, of multiclass labels one a class."""
+        shape = (count, len(self.tasks), len(self.classes))
+        return shape if self.classes else shape[:2]
+
 
 @dataclass(frozen=True)
 class Scalers:
@@ -47,9 +60,7 @@ class Scalers:
     def load(cls, path: Path) -> Scalers:
         """What `to_dict` gave, from a JSON file."""
         data = read_json(path)
-        try:
+        with fitting(path):
             target, joined = data["target"], data["descriptors"]
             descriptors = DescriptorScaler.from_dict(joined) if joined else None
             return cls(Standardizer.from_dict(target), descriptors)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{path} does not hold the scales of a run; copy it again") from error

@@ -30,16 +30,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from . import metrics, molecules, reading
+from . import learnt, metrics, molecules, reading
 from .batches import PackedMolecules
 from .certainty import COVERAGE, Certainty
 from .datasets import Chunk, MoleculeTable, frame_chunks, is_table, iter_chunks
 from .environment import pick_device
-from .files import RunError, check_seal, existing, load_state, read_json, read_model, seal, sealed
+from .files import RunError, check_seal, existing, read_json, read_model, seal, sealed
 from .gaussian_process import GaussianProcess, Inputs
 from .inference import (
     begin_reading,
-    build_model,
     by_batches,
     describe,
     infer,
@@ -96,7 +95,7 @@ class Run:
             check_seal(folder, [*RECORDS, *_learnt(folder)])
         info = read_model(folder / "run.json", RunInfo)
         recipe = Recipe.load(existing(folder / "recipe.toml"))
-        scalers = Scalers.load(folder / "scalers.json")
+        scalers = learnt.scalers(folder / "scalers.json", info, recipe)
         return cls(folder, info, recipe, scalers, pick_device(device))
 
     @property
@@ -120,30 +119,19 @@ class Run:
             raise RunError(
                 f"{self.folder} has no trained model yet; go on with its training (resume)"
             )
-        return [self._load_model(member / WEIGHTS) for member in self.members]
+        paths = (member / WEIGHTS for member in self.members)
+        models = [learnt.model(path, self.info, self.recipe) for path in paths]
+        return [model.to(self.device).eval() for model in models]
 
     @cached_property
     def process(self) -> GaussianProcess | None:
         """The Gaussian process that joins the models, where there is one."""
-        path = self.folder / PROCESS
-        return GaussianProcess.load(path) if path.is_file() else None
+        return learnt.process(self.folder / PROCESS, self.info)
 
     @cached_property
     def certainty(self) -> Certainty | None:
         """What tells how sure its predictions are; None until it is finished."""
-        path = self.folder / CERTAINTY
-        return Certainty.load(path) if path.is_file() else None
-
-    def _load_model(self, path: Path) -> MoleculeModel:
-        with torch.random.fork_rng([]):  # the fresh weights are drawn only to be replaced
-            model = build_model(self.recipe, self.info)
-        try:
-            model.load_state_dict(load_state(path)["model"])
-        except RuntimeError as error:
-            raise RunError(
-                f"{path} holds another model than run.json and recipe.toml say; copy the run again"
-            ) from error
-        return model.to(self.device).eval()
+        return learnt.certainty(self.folder / CERTAINTY, self.info)
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -357,8 +345,7 @@ class Run:
         return table.frame.join(frame)
 
     def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
-        shape = (0, len(self.info.tasks), len(self.info.classes))
-        empty = np.empty(shape if self.info.classes else shape[:2])
+        empty = np.empty(self.info.shape(0))
         return empty, empty
 
     def outcomes(

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -392,7 +393,8 @@ def _checked(name: str, value: Any, where: str) -> Any:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise SpaceError(
-            f"{where}: a recipe does not take {value!r} there: {reason[0].lower()}{reason[1:]}"
+            f"{where}: a recipe does not take {reprlib.repr(value)} there: "
+            f"{reason[0].lower()}{reason[1:]}"
         ) from error
 
 

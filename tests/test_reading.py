@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -224,6 +225,24 @@ def test_a_damaged_entry_is_made_anew(own_cache, damage):
     )
     assert_same_reading(read(texts(), "compt", keep=True), made)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"index": np.arange(3)},
+        {"index": np.arange(57), "reasons": np.frombuffer(b"[]", np.uint8)},
+        {"index": np.arange(56), "reasons": np.frombuffer(b'["a","b","c","d"]', np.uint8)},
+    ],
+)
+def test_an_entry_of_something_else_is_made_anew(own_cache, arrays):
+    made = read(texts(), "compt", keep=True)
+    (path,) = own_cache.iterdir()
+    cache.save(path.name, arrays)
+    assert_same_reading(read(texts(), "compt", keep=True), made)
+    path.write_bytes(hashlib.sha256(b"").digest())
+    assert_same_reading(read(texts(), "compt", keep=True), made)
 
 
 @pytest.mark.parametrize(

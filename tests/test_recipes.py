@@ -31,6 +31,7 @@ UNSEEN = [name for name, task in TASKS.items() if not any(task.editions.values()
 SPLITS = ("random", "paper", "scaffold", "balanced_scaffold", "stratified", "k_fold")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 COUNT = st.integers(1, 10**6)
+LAYERS = st.integers(1, 1000)
 
 
 def maybe(values):
@@ -43,12 +44,12 @@ def model_tables(draw):
     shared = {
         "width": heads * draw(st.integers(1, 100)),
         "heads": heads,
-        "depth": draw(COUNT),
+        "depth": draw(LAYERS),
         "dropout": draw(st.floats(0, 1, exclude_max=True)),
         "readout": draw(st.sampled_from(["gru", "mean", "sum"])),
         "join_dropout": draw(st.floats(0, 1, exclude_max=True)),
         "fingerprint_dropout": draw(st.floats(0, 1, exclude_max=True)),
-        "head_layers": draw(COUNT),
+        "head_layers": draw(LAYERS),
         "head_width": draw(COUNT | st.just("width")),
     }
     if draw(st.booleans()):

@@ -147,12 +147,14 @@ def test_the_tables_of_certainty_are_those_of_the_evidence():
     assert "| esol (5) | " in text
 
 
-def test_the_table_of_kills_is_that_of_the_evidence():
+def test_the_tables_of_trust_are_those_of_the_evidence():
     text = trust.PAGE.read_text(encoding="utf-8")
     assert trust.page(text) == text, "make results"
-    rows = pd.read_csv(trust.KILLS)
-    assert rows["kills"].sum() >= 100
-    assert not rows["different"].any()
+    kills, inputs = pd.read_csv(trust.KILLS), pd.read_csv(trust.FUZZ)
+    assert kills["kills"].sum() >= 100
+    assert not kills["different"].any()
+    assert inputs["inputs"].sum() >= 100_000
+    assert not inputs["faults"].any()
 
 
 def test_a_table_of_a_study_says_how_far_variants_are_ahead(tmp_path, monkeypatch):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import tiny
+import torch
 
-from molsam import Run, fit
-from molsam.files import SUMS, RunError, read_json, write_json
-from molsam.runs import CERTAINTY, WEIGHTS
+from molsam import Recipe, Run, files, fit, report
+from molsam.files import SUMS, RunError, load_state, read_json, save_state, write_json
+from molsam.recipes import RecipeError
+from molsam.runs import CERTAINTY, PROCESS, RECORDS, WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -64,6 +69,137 @@ def test_a_missing_file_is_named(name, copied):
     with pytest.raises(RunError, match="is missing; copy it again") as error:
         use(copied)
     one_sentence(error, Path(name).name)
+
+
+# What tests/fuzz.py found, under a seal made anew
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run with all that a run may have."""
+    given = {"data.descriptors": True, "data.fingerprints": True, "gaussian_process": True}
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return fit(tiny.recipe(epochs=1, **given), tiny.regression(40), out=out)
+
+
+def without(*keys: str) -> Callable[[Any], None]:
+    def change(tree: Any) -> None:
+        for key in keys[:-1]:
+            tree = tree[key]
+        del tree[keys[-1]]
+
+    return change
+
+
+def put(value: Any, *keys: str) -> Callable[[Any], None]:
+    def change(tree: Any) -> None:
+        for key in keys[:-1]:
+            tree = tree[key]
+        tree[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (f"member-0/{WEIGHTS}", without("model")),
+        (f"member-0/{WEIGHTS}", put({7: torch.ones(1)}, "model")),
+        (CERTAINTY, without("temperature")),
+        (CERTAINTY, without("counts", "rows")),
+        (CERTAINTY, lambda state: state["counts"]["columns"].add_(10**9)),
+        (CERTAINTY, put(torch.ones(7), "spread")),
+        (CERTAINTY, put("wide", "edge")),
+        (PROCESS, without("scaler")),
+        (PROCESS, without("scaler", "center")),
+        (PROCESS, put(None, "share")),
+        (PROCESS, put(1, "more")),
+        (PROCESS, put(torch.ones(5), "mix")),
+        ("scalers.json", without("descriptors", "scale")),
+        ("scalers.json", put(None, "descriptors")),
+        ("scalers.json", put([1.0] * 3, "target", "scale")),
+        ("scalers.json", lambda tree: tree["descriptors"]["center"].pop()),
+        ("run.json", put([], "units")),
+        ("run.json", put(["a", "b"], "classes")),
+    ],
+)
+def test_what_does_not_fit_together_is_named(process, tmp_path, name, change):
+    folder = shutil.copytree(process.folder, tmp_path / "copy")
+    path = folder / name
+    tree = load_state(path) if path.suffix == ".safetensors" else read_json(path)
+    change(tree)
+    (save_state if path.suffix == ".safetensors" else write_json)(path, tree)
+    files.seal(folder, [*RECORDS, f"member-0/{WEIGHTS}", CERTAINTY, PROCESS])
+    with pytest.raises(RunError) as error:
+        use(folder)
+    one_sentence(error, name)
+
+
+def test_a_recipe_that_asks_for_any_size_is_refused_before_it_has_it(copied):
+    recipe = Recipe.load(copied / "recipe.toml").change({"model.width": 2**20})
+    (copied / SUMS).unlink()
+    recipe.save(copied / "recipe.toml")
+    with pytest.raises(RunError, match="another model") as error:
+        use(copied)
+    one_sentence(error, f"member-0/{WEIGHTS}")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("predictions.csv", b"row\xff"),
+        ("predictions.csv", b"row\n1\n"),
+        ("member-0/history.csv", b"epoch\xff"),
+        ("member-0/history.csv", b"epoch\n1\n"),
+    ],
+)
+def test_tables_that_no_seal_covers_are_named_by_the_page(copied, name, data):
+    (copied / name).write_bytes(data)
+    with pytest.raises(RunError) as error:
+        report.page(Run.load(copied))
+    one_sentence(error, name)
+
+
+@pytest.mark.parametrize("value", ["x", "nan", "inf", ""])
+def test_predictions_of_no_molecule_or_no_number_are_named_by_the_page(copied, value):
+    path = copied / "predictions.csv"
+    whole = pd.read_csv(path, dtype=str)
+    for column in ("smiles", "row", "predicted activity", "similarity"):
+        whole.assign(**{column: [value, *whole[column][1:]]}).to_csv(path, index=False)
+        with pytest.raises(RunError) as error:
+            report.page(Run.load(copied))
+        one_sentence(error, "predictions.csv")
+
+
+def test_a_recipe_of_endless_layers_is_refused(copied):
+    (copied / SUMS).unlink()
+    text = (copied / "recipe.toml").read_text()
+    (copied / "recipe.toml").write_text(text.replace("depth = 1\n", f"depth = {2**70}\n"))
+    with pytest.raises(RecipeError, match=r"model\.depth.*1000") as error:
+        use(copied)
+    assert "recipe.toml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change", [without("valid"), put([], "valid", "rmse"), put({"x": {"mean": 1.0}}, "valid")]
+)
+def test_scores_of_something_else_are_named_by_the_page(copied, change):
+    scores = read_json(copied / "scores.json")
+    change(scores)
+    write_json(copied / "scores.json", scores)
+    files.seal(copied, [*RECORDS, f"member-0/{WEIGHTS}", CERTAINTY])
+    with pytest.raises(RunError) as error:
+        report.page(Run.load(copied))
+    one_sentence(error, "scores.json")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000])
+def test_json_beyond_the_parser_is_named(copied, text):
+    (copied / SUMS).unlink()
+    (copied / "scalers.json").write_text(text)
+    with pytest.raises(RunError) as error:
+        use(copied)
+    one_sentence(error, "scalers.json")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -246,6 +246,13 @@ def test_a_fault_in_a_file_is_named_with_file_and_key(line, words, file):
     assert "\n" not in str(caught.value)
 
 
+def test_a_long_value_is_shown_in_part(file):
+    file.write_text(f"[search]\nheads = '{'x' * 5000}'\n")
+    with pytest.raises(SpaceError, match=r"does not take 'x+\.\.\.x+' there") as caught:
+        Space.load(file)
+    assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -267,6 +267,16 @@ def test_what_is_no_study_is_refused(whole, tmp_path):
     with pytest.raises(TuningError, match="no --storage"):
         Study.load(whole.folder, storage="sqlite:///x.db")
     lost = shutil.copytree(whole.folder, tmp_path / "lost")
+    request = files.read_json(lost / "tune.json")
+    for name, value in (
+        ("recipe", {"model": {"x": 1}}),
+        ("space", {"ranges": {"optimizer.lr": {"low": 2, "high": 1}}}),
+        ("space", {"ranges": {"model.width": {"choices": ["%", True]}}}),
+    ):
+        files.write_json(lost / "tune.json", request | {name: value})
+        with pytest.raises(files.RunError, match=r"tune\.json is damaged"):
+            Study.load(lost)
+    files.write_json(lost / "tune.json", request)
     (lost / "study.db").unlink()
     with pytest.raises(TuningError, match="has lost its study tune-tiny"):
         Study.load(lost)

@@ -1,4 +1,4 @@
-"""The tables of docs/trust.md, from docs/studies/kills.csv."""
+"""The tables of docs/trust.md, from docs/studies/kills.csv and docs/studies/fuzz.csv."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from .text import DOCS, filled, line
 
 PAGE = DOCS / "trust.md"
 KILLS = DOCS / "studies" / "kills.csv"
-BEGIN, END = "<!-- kills: make results -->", "<!-- end of kills -->"
+FUZZ = DOCS / "studies" / "fuzz.csv"
 COMMANDS = {
     "train": "`molsam train`, `--resume`",
     "predict": "`molsam predict`",
     "tune": "a study of four trials",
     "study": "`run_study`, two variants",
     "fetch": "the download of a data set",
+}
+INPUTS = {
+    "smiles": "SMILES: graph, fingerprints, scaffold, of every eighth the descriptors",
+    "table": "CSV, TSV and .smi files, compressed or not, read and checked",
+    "sdf": "SD files, read and checked",
+    "recipe": "recipes",
+    "space": "search spaces",
+    "run": "a run folder, one file changed, under a seal made anew or not: loads, predicts",
+    "cache": "an entry of the cache",
+    "study": "`tune.json` of a study",
 }
 
 
@@ -27,7 +37,10 @@ def main() -> None:
 
 def page(text: str) -> str:
     """The page with the tables of today's evidence."""
-    return filled(text, BEGIN, ["\n".join(kills(pd.read_csv(KILLS)))], END)
+    for name, rows in (("kills", kills(pd.read_csv(KILLS))), ("fuzz", fuzz(pd.read_csv(FUZZ)))):
+        begin, end = f"<!-- {name}: make results -->", f"<!-- end of {name} -->"
+        text = filled(text, begin, ["\n".join(rows)], end)
+    return text
 
 
 def kills(rows: pd.DataFrame) -> Iterator[str]:
@@ -38,3 +51,18 @@ def kills(rows: pd.DataFrame) -> Iterator[str]:
         counts = [str(row[name]) for name in ("kills", "commands", "different")]
         yield line([COMMANDS[row["command"]], *counts])
     yield line(["all", *(str(rows[name].sum()) for name in ("kills", "commands", "different"))])
+
+
+def fuzz(rows: pd.DataFrame) -> Iterator[str]:
+    """A line a kind of input, and their sum."""
+    yield line(["input", "tried", "worked", "refused", "faults", "slowest, s", "memory, MiB"])
+    yield line(["---"] * 7)
+    for name, said in INPUTS.items():
+        yield _sum(said, rows[rows["target"] == name])
+    yield _sum("all", rows)
+
+
+def _sum(said: str, rows: pd.DataFrame) -> str:
+    counts = (f"{rows[name].sum():,}" for name in ("inputs", "worked", "refused", "faults"))
+    most = f"{rows['slowest'].max():.1f}", f"{rows['mebibytes'].max():,}"
+    return line([said, *counts, *most])

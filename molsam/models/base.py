@@ -24,7 +24,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: int = Field(default=128, ge=1, description="D, the size of an atom's state")
-    depth: int = Field(default=3, ge=1, description="L, number of layers")
+    depth: int = Field(default=3, ge=1, le=1000, description="L, number of layers")
     heads: int = Field(default=4, ge=1, description="H, attention heads; divides width")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="probability, in layers and head")
     readout: ReadoutName = Field(
@@ -38,7 +38,7 @@ class ModelConfig(BaseModel):
         default=0.9, ge=0, lt=1, description="probability, on the counts of fingerprints"
     )
     head_layers: int = Field(
-        default=2, ge=1, description="linear layers from molecule vector to outputs"
+        default=2, ge=1, le=1000, description="linear layers from molecule vector to outputs"
     )
     head_width: PositiveInt | Literal["width"] = Field(
         default="width", description="of those between; width: D"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import RunError, write_atomic
+from ..files import RunError, fitting, write_atomic
 from ..runs import Run
 from . import sections
 from .held_out import HeldOut
@@ -35,7 +35,8 @@ def page(run: Run) -> str:
             f"{run.folder} is not finished; go on with molsam train --resume {run.folder}"
         )
     test = HeldOut.of(run)
-    shown = {"Scores": sections.scores(run, test), "Training": sections.training(run)}
+    with fitting(run.folder / "scores.json"):
+        shown = {"Scores": sections.scores(run, test), "Training": sections.training(run)}
     if test is not None:
         shown |= {
             "Predictions of test rows": sections.predictions(run, test),

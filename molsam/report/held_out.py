@@ -11,10 +11,11 @@ import numpy as np
 
 from .. import metrics, molecules
 from ..certainty import of_classes
-from ..files import read_json, sealed
+from ..files import fitting, read_json, sealed
 from ..runs import Run
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rdkit.Chem import Mol
 
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
@@ -53,7 +54,13 @@ class HeldOut:
         path = run.folder / "predictions.csv"
         if not path.is_file():
             return None
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with fitting(path):
+            return cls._of(run, pd.read_csv(path, dtype=str, keep_default_na=False))
+
+    @classmethod
+    def _of(cls, run: Run, table: pd.DataFrame) -> HeldOut:
+        import pandas as pd
+
         info, data = run.info, run.recipe.data
         names = [f"predicted {column}" for column in run.columns()]
 
@@ -69,17 +76,15 @@ class HeldOut:
         else:
             y, mean = numbers(measured), numbers(names)
         stds = [f"{name} std" for name in names]
+        std = numbers(stds) if stds[0] in table else np.zeros(y.shape)
+        rows, similarity = numbers(["row", "similarity"]).T
         read = molecules.parse_many(table["smiles"], salts=data.salts, charges=data.charges)
-        return cls(
-            run=run,
-            rows=numbers(["row"])[:, 0].astype(int),
-            mols=read.mols,
-            y=y,
-            mean=mean,
-            std=numbers(stds) if stds[0] in table else np.zeros(y.shape),
-            similarity=numbers(["similarity"])[:, 0],
-            inside=table["in domain"].eq("True").to_numpy(),
-        )
+        for error in read.errors:
+            raise error
+        if np.isinf(y).any() or not np.isfinite([*mean.flat, *std.flat, *rows, *similarity]).all():
+            raise ValueError("a number is missing or infinite")
+        inside = table["in domain"].eq("True").to_numpy()
+        return cls(run, rows.astype(int), read.mols, y, mean, std, similarity, inside)
 
     @cached_property
     def errors(self) -> np.ndarray:

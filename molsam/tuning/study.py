@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .. import epochs, preparation, reading, training
 from ..datasets import Kind, MoleculeTable
-from ..files import read_model, to_csv, write_atomic, write_json
+from ..files import fitting, read_model, to_csv, write_atomic, write_json
 from ..metrics import METRICS
 from ..recipes import Recipe
 from ..spaces import Space
@@ -97,6 +97,8 @@ class Study:
         if not (folder / RECORD).is_file():
             raise TuningError(f"there is no study in {folder}; molsam tune makes one")
         request = read_model(folder / RECORD, Request)
+        with fitting(folder / RECORD):
+            Space.model_validate(request.space).recipe(Recipe.parse(request.recipe))
         if request.storage != redacted(storage):
             raise _elsewhere(folder, request)
         with quiet():
