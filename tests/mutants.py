@@ -1,0 +1,145 @@
+"""Mutation testing, by mutmut: do tests notice changed optimizers, losses, metrics, splits?
+
+    python tests/mutants.py [COUNT [MODULE ...]]
+
+draws so many mutants of each module, or takes all of them (0), and judges those that are not known
+to be killed. Mutants and verdicts are in mutants/, and `mutmut show NAME` shows one.
+docs/studies/mutants.csv counts the verdicts; docs/studies/survivors.csv has the mutants that no
+test noticed, each with the reason that is given there.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import libcst as cst
+from mutmut import __main__ as mutmut
+from mutmut.mutation import file_mutation
+from mutmut.mutation.data import SourceFileMutationData
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+from mutmut.stats import status_by_exit_code
+from mutmut.utils.file_utils import walk_mutatable_files
+from mutmut.utils.format_utils import orig_function_and_class_names_from_key
+
+STUDIES = Path(__file__).resolve().parents[1] / "docs" / "studies"
+COUNTS, SURVIVORS = STUDIES / "mutants.csv", STUDIES / "survivors.csv"
+BOUND = {"classmethod", "staticmethod"}  # decorators that mutmut knows
+
+Visitor = file_mutation.MutationVisitor
+skip, arrange = Visitor._skip_node_and_children, file_mutation.function_trampoline_arrangement
+collect, gather = mutmut.collect_or_load_stats, mutmut.collect_source_file_mutation_data
+
+
+def decorated_too(visitor: Any, node: cst.CSTNode) -> bool:
+    """mutmut would leave out what has a decorator: `step`, `perturbed` and the properties."""
+    return skip(visitor, bare(node) if isinstance(node, cst.FunctionDef) else node)
+
+
+def bare_copies(*function: Any) -> tuple[Any, ...]:
+    """Decorators stay on the function that calls a mutant or the original in its place."""
+    before, (caller, *copies), after, names = arrange(*function)
+    return before, [caller, *map(bare, copies)], after, names
+
+
+def bare(function: cst.FunctionDef) -> cst.FunctionDef:
+    """Without decorators, except for those that bind."""
+    kept = [d for d in function.decorators if getattr(d.decorator, "value", "") in BOUND]
+    return function.with_changes(decorators=kept)
+
+
+def one_case_each(*arguments: Any, **options: Any) -> None:
+    """Of the cases of a test that reach a function of the optimizers, the quickest judges alone."""
+    collect(*arguments, **options)
+    state = mutmut.state()
+    for function, tests in state.tests_by_mangled_function_name.items():
+        order = sorted(tests, key=lambda test: state.duration_by_test[test])
+        if function.startswith("molsam.optim."):
+            order = {test.partition("[")[0]: test for test in reversed(order)}.values()
+        state.tests_by_mangled_function_name[function] = list(order)  # pyright: ignore
+
+
+def drawn(count: int, modules: list[str], **options: Any) -> tuple[list[Any], dict[str, Any]]:
+    """What mutmut shall judge: of each module `count` mutants or all, without the killed."""
+    _, files = gather(**options)
+    chosen = []
+    for path, data in files.items():
+        part = [(data, name, None) for name in data.exit_code_by_key]
+        if not modules or module(path) in modules:
+            chosen += random.Random(0).sample(part, min(count or len(part), len(part)))
+    return [x for x in chosen if verdict(x[0], x[1]) not in ("killed", "timeout")], files
+
+
+def evidence() -> None:
+    """Both files, from the verdicts there are."""
+    known = {tuple(row.values())[:4]: row for row in read(SURVIVORS)}
+    counts, survivors = [], []
+    for path in sorted(walk_mutatable_files()):
+        data = SourceFileMutationData(path=path)
+        data.load()
+        names = {name: verdict(data, name) for name in data.exit_code_by_key}
+        found = Counter(names.values())
+        alive = [survivor(str(path), x) for x in names if names[x] in ("survived", "no tests")]
+        survivors += [
+            known.get(tuple(x.values()), x | {"equivalent": "", "reason": ""}) for x in alive
+        ]
+        counts.append(
+            {
+                "module": module(path),
+                "mutants": len(names),
+                "judged": len(names) - found["not checked"],
+                "timeout": found["timeout"],
+                "survived": len(alive),
+            }
+        )
+    write(COUNTS, [row for row in counts if row["judged"]])
+    write(SURVIVORS, survivors)
+
+
+def module(path: str | Path) -> str:
+    return ".".join(Path(path).with_suffix("").parts)
+
+
+def verdict(data: SourceFileMutationData, name: str) -> str:
+    return status_by_exit_code[data.exit_code_by_key[name]]
+
+
+def survivor(path: str, name: str) -> dict[str, str]:
+    """What was changed, and where."""
+    lines = get_diff_for_mutant(name, path=path).splitlines()[2:]
+    was, now = (" ".join(x[1:].strip() for x in lines if x[0] == sign) for sign in "-+")
+    function, owner = orig_function_and_class_names_from_key(name)
+    function = f"{owner}.{function}" if owner else function
+    return {"module": module(path), "function": function, "was": was, "now": now}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main(count: int = 0, *modules: str) -> None:
+    Visitor._skip_node_and_children = decorated_too
+    file_mutation.function_trampoline_arrangement = bare_copies
+    mutmut.collect_or_load_stats = one_case_each
+    mutmut.collect_source_file_mutation_data = partial(drawn, count, list(modules))
+    mutmut._run([], max_children=None)
+    evidence()
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:])
