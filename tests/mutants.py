@@ -57,11 +57,13 @@ def one_case_each(*arguments: Any, **options: Any) -> None:
     """Of the cases of a test that reach a function of the optimizers, the quickest judges alone."""
     collect(*arguments, **options)
     state = mutmut.state()
+    seconds = state.duration_by_test
     for function, tests in state.tests_by_mangled_function_name.items():
-        order = sorted(tests, key=lambda test: state.duration_by_test[test])
         if function.startswith("molsam.optim."):
-            order = {test.partition("[")[0]: test for test in reversed(order)}.values()
-        state.tests_by_mangled_function_name[function] = list(order)  # pyright: ignore
+            slowest_first = sorted(tests, key=lambda test: seconds[test], reverse=True)
+            tests = {test.partition("[")[0]: test for test in slowest_first}.values()
+        quickest_first = sorted(tests, key=lambda test: seconds[test])
+        state.tests_by_mangled_function_name[function] = quickest_first  # pyright: ignore
 
 
 def drawn(count: int, modules: list[str], **options: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -70,8 +72,9 @@ def drawn(count: int, modules: list[str], **options: Any) -> tuple[list[Any], di
     chosen = []
     for path, data in files.items():
         part = [(data, name, None) for name in data.exit_code_by_key]
+        random.Random(0).shuffle(part)
         if not modules or module(path) in modules:
-            chosen += random.Random(0).sample(part, min(count or len(part), len(part)))
+            chosen += part[: count or None]
     return [x for x in chosen if verdict(x[0], x[1]) not in ("killed", "timeout")], files
 
 

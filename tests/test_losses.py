@@ -167,6 +167,11 @@ def test_positive_weights_by_hand():
     assert losses.positive_weights(y, mask).tolist() == [3, 3, 1, 1]
 
 
+def test_positive_weights_of_a_single_label_on_one_side():
+    y = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
+    assert losses.positive_weights(y, torch.ones(3, 2, dtype=torch.bool)).tolist() == [0.5, 2]
+
+
 def test_positive_weights_balance_the_classes():
     """With them, predicting the same for all pulls equally to both sides."""
     _, y, mask = example("bce", 7, (500, 3))

@@ -198,6 +198,15 @@ ADVICE = {
     r"lambda_2=-inf have to be finite": lambda net: AESAM(
         adamw(net), steps=9, lambda_2=-float("inf")
     ),
+    r"lambda_1=nan and lambda_2=1.0 have to be finite": lambda net: AESAM(
+        adamw(net), steps=9, lambda_1=float("nan")
+    ),
+    r"delta=-0.1 is no smoothing": lambda net: AESAM(adamw(net), steps=9, delta=-0.1),
+    r"probability=-0.1 is none": lambda net: RST(adamw(net), probability=-0.1),
+    r"alpha=inf is no weight": lambda net: LookSAM(adamw(net), alpha=float("inf")),
+    r"gamma=inf is no decay factor": lambda net: RhoSchedule(
+        sam(adamw(net)), gamma=float("inf"), epochs=1
+    ),
     r"alpha=nan is no weight": lambda net: LookSAM(adamw(net), alpha=float("nan")),
     r"alpha=-1 is no weight": lambda net: LookSAM(adamw(net), alpha=-1),
     r"adaptive=1 is neither True nor False": lambda net: SAM(adaptive_by(1, adamw(net))),

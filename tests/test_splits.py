@@ -176,6 +176,15 @@ def test_seeds_mean_the_same_split_everywhere():
     }  # fmt: skip
 
 
+def test_without_a_seed_it_is_seed_0():
+    y, scaffolds = np.arange(60.0), [str(i // 2) for i in range(60)]
+    assert splits.random(60) == splits.random(60, 0)
+    assert splits.stratified(y) == splits.stratified(y, 0)
+    assert splits.balanced_scaffold(scaffolds) == splits.balanced_scaffold(scaffolds, 0)
+    assert splits.k_fold(60, 5) == splits.k_fold(60, 5, 0)
+    assert splits.paper(60) == splits.paper(60, 777)
+
+
 def test_make_keeps_each_functions_defaults():
     assert splits.make("paper", n=50) == splits.paper(50, 777)
     assert splits.make("random", n=50) == splits.random(50, 0, (0.8, 0.1, 0.1))
@@ -420,7 +429,7 @@ def several_tasks(n=100):
     y = generator.normal(size=(n, 3))
     y[generator.random((n, 3)) < 1 / 3] = np.nan
     y[-1] = np.nan
-    return y + [3, 0, -1]
+    return y + np.array([3, 0, -1])
 
 
 def test_neighbours_are_told_by_their_mean_z_score():
