@@ -1,9 +1,10 @@
 """Mutation testing, by mutmut: do tests notice changed optimizers, losses, metrics, splits?
 
-    python tests/mutants.py [COUNT [MODULE ...]]
+    python tests/mutants.py [MODULE ...]
 
-draws so many mutants of each module, or takes all of them (0), and judges those that are not known
-to be killed. Mutants and verdicts are in mutants/, and `mutmut show NAME` shows one.
+judges the mutants of these modules, or of all, that are not known to be killed, one after the other
+in an order that is drawn: interrupted at any time (Ctrl-C), it has judged a fair sample, and the
+next call goes on. Mutants and verdicts are in mutants/; `mutmut show NAME` shows one.
 docs/studies/mutants.csv counts the verdicts; docs/studies/survivors.csv has the mutants that no
 test noticed, each with the reason that is given there.
 """
@@ -53,29 +54,31 @@ def bare(function: cst.FunctionDef) -> cst.FunctionDef:
     return function.with_changes(decorators=kept)
 
 
-def one_case_each(*arguments: Any, **options: Any) -> None:
-    """Of the cases of a test that reach a function of the optimizers, the quickest judges alone."""
+def quick_cases(*arguments: Any, **options: Any) -> None:
+    """Of a test's cases of the optimizers that take more than .1 s, the quickest judges alone."""
     collect(*arguments, **options)
     state = mutmut.state()
     seconds = state.duration_by_test
     for function, tests in state.tests_by_mangled_function_name.items():
+        order = sorted(tests, key=lambda test: seconds[test])
         if function.startswith("molsam.optim."):
-            slowest_first = sorted(tests, key=lambda test: seconds[test], reverse=True)
-            tests = {test.partition("[")[0]: test for test in slowest_first}.values()
-        quickest_first = sorted(tests, key=lambda test: seconds[test])
-        state.tests_by_mangled_function_name[function] = quickest_first  # pyright: ignore
+            quickest = {test.partition("[")[0]: test for test in reversed(order)}.values()
+            order = [test for test in order if seconds[test] < 0.1 or test in quickest]
+        state.tests_by_mangled_function_name[function] = order  # pyright: ignore
 
 
-def drawn(count: int, modules: list[str], **options: Any) -> tuple[list[Any], dict[str, Any]]:
-    """What mutmut shall judge: of each module `count` mutants or all, without the killed."""
+def drawn(modules: list[str], **options: Any) -> tuple[list[Any], dict[str, Any]]:
+    """What mutmut shall judge, and all files."""
     _, files = gather(**options)
-    chosen = []
-    for path, data in files.items():
-        part = [(data, name, None) for name in data.exit_code_by_key]
-        random.Random(0).shuffle(part)
-        if not modules or module(path) in modules:
-            chosen += part[: count or None]
-    return [x for x in chosen if verdict(x[0], x[1]) not in ("killed", "timeout")], files
+    chosen = [
+        (data, name, None)
+        for path, data in files.items()
+        for name in data.exit_code_by_key
+        if not modules or module(path) in modules
+        if verdict(data, name) not in ("killed", "timeout")
+    ]
+    random.Random(0).shuffle(chosen)
+    return chosen, files
 
 
 def evidence() -> None:
@@ -135,14 +138,15 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def main(count: int = 0, *modules: str) -> None:
+def main(modules: list[str]) -> None:
     Visitor._skip_node_and_children = decorated_too
     file_mutation.function_trampoline_arrangement = bare_copies
-    mutmut.collect_or_load_stats = one_case_each
-    mutmut.collect_source_file_mutation_data = partial(drawn, count, list(modules))
+    mutmut.collect_or_load_stats = quick_cases
+    mutmut.collect_source_file_mutation_data = partial(drawn, modules)
+    mutmut.estimated_worst_case_time = lambda _: 0.0  # mutmut would begin with the quickest
     mutmut._run([], max_children=None)
     evidence()
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]), *sys.argv[2:])
+    main(sys.argv[1:])

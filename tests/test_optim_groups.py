@@ -118,6 +118,21 @@ def test_rho_schedule_restored_in_either_order(schedule_first):
     assert fresh.param_groups[0]["rho"] == pytest.approx(0.1 / 8)
 
 
+def test_the_first_radius_is_kept_in_the_group():
+    """Under the name `initial_rho`, by which saved states of all versions hand it on."""
+    optimizer = sam(adamw(Net()))
+    optimizer.param_groups[1]["initial_rho"] = 0.4
+    RhoSchedule(optimizer, gamma=0.5, epochs=1).step()
+    assert [group["initial_rho"] for group in optimizer.param_groups] == [0.1, 0.4]
+    assert [group["rho"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.2])
+
+
+def test_a_schedule_saves_its_epoch_under_its_name():
+    schedule = RhoSchedule(sam(adamw(Net())), gamma=0.5, epochs=1)
+    schedule.step()
+    assert schedule.state_dict() == {"epoch": 1}
+
+
 def test_another_decay():
     optimizer = sam(adamw(Net()))
     decay = RhoDecay(optimizer, lambda epoch: 1 / (1 + epoch))

@@ -162,6 +162,23 @@ def test_autocast_around_the_step_is_autocast_inside_the_closure(wrap):
     assert run(halved, nullcontext) == run(nullcontext, halved) != run(nullcontext, nullcontext)
 
 
+@policies()
+def test_buffers_last_from_step_to_step(wrap):
+    """Fresh memory in every step would cost more than all that is copied into it."""
+    net = Net()
+    optimizer = wrap(adamw(net))
+    train(net, optimizer, range(4))
+
+    def buffers():
+        memory = [state["eps"] for state in optimizer.state.values() if state]
+        return [*optimizer._backup.values(), *memory]
+
+    before = buffers()
+    train(net, optimizer, range(4, 10))
+    assert before
+    assert all(x is y for x, y in zip(before, buffers(), strict=True))
+
+
 # --- closures ------------------------------------------------------------------------------
 
 

@@ -203,6 +203,8 @@ def test_make_keeps_each_functions_defaults():
         ({"name": "stratified", "n": 9}, "'stratified' needs y"),
         ({"name": "column", "n": 9}, "'column' needs column"),
         ({"name": "stratified", "n": 9, "y": np.zeros(8)}, "y has 8 entries for 9 molecules"),
+        ({"name": "scaffold", "n": 9, "scaffolds": ["C"] * 8}, "scaffolds has 8 entries for 9"),
+        ({"name": "column", "n": 9, "column": ["test"] * 10}, "column has 10 entries for 9"),
         ({"name": "random", "n": 9, "fractions": (0.8, 0.0, 0.2)}, "above 0 but for the last"),
         ({"name": "random", "n": 9, "fractions": (0.9, 0.2, -0.1)}, "above 0 but for the last"),
         ({"name": "random", "n": 9, "fractions": (0.8, 0.1, 0.2)}, "sum to 1"),
@@ -442,6 +444,12 @@ def test_neighbours_are_told_by_their_mean_z_score():
     for part, dealt in zip(PARTS, (8, 1, 1), strict=True):
         tens = [rank[row] // 10 for row in getattr(split, part)]
         assert np.bincount(tens, minlength=10).tolist() == [dealt] * 10
+
+
+def test_labels_of_float32_tie_as_those_of_float64_do():
+    """Tables hold float32: sums of z-scores in it would break ties by their rounding."""
+    y = np.random.default_rng(0).integers(0, 4, (200, 3)).astype(np.float32)
+    assert splits.stratified(y) == splits.stratified(y.astype(np.float64))
 
 
 def test_units_of_tasks_change_no_split():
