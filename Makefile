@@ -27,7 +27,7 @@ lint: $(VENV)/.dev
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
-# What the tests notice of small changes: an hour or two, and it goes on where it was stopped.
+# What the tests notice of small changes; it goes on where it was stopped.
 mutants: $(VENV)/.dev
 	$(BIN)/python tests/mutants.py
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -275,15 +276,8 @@ def test_balanced_scaffold_trains_on_big_scaffolds():
         assert counts(split) == [80, 10, 10]
 
 
-@RELAXED
-@given(
-    labels=st.lists(st.integers(0, 12), min_size=12, max_size=120),
-    seed=SEEDS,
-    fractions=st.one_of(FRACTIONS, st.just((0.75, 0.25, 0.0))),
-)
-def test_balanced_scaffold_is_its_twin(labels, seed, fractions):
-    scaffolds = [str(label) for label in labels]
-    train, valid, test = (Fraction(str(fraction)) * len(labels) for fraction in fractions)
+def assert_balanced_as_its_twin(scaffolds: list[str], seed: int, fractions) -> None:
+    train, valid, test = (Fraction(str(fraction)) * len(scaffolds) for fraction in fractions)
     groups: dict[str, list[int]] = {}
     for row, name in enumerate(scaffolds):
         groups.setdefault(name, []).append(row)
@@ -304,6 +298,22 @@ def test_balanced_scaffold_is_its_twin(labels, seed, fractions):
         assert not (parts[0] and parts[1])
         return
     assert sets(found) == [set(part) for part in parts]
+
+
+@RELAXED
+@given(
+    labels=st.lists(st.integers(0, 12), min_size=12, max_size=120),
+    seed=SEEDS,
+    fractions=st.one_of(FRACTIONS, st.just((0.75, 0.25, 0.0))),
+)
+def test_balanced_scaffold_is_its_twin(labels, seed, fractions):
+    assert_balanced_as_its_twin([str(label) for label in labels], seed, fractions)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_scaffold_of_half_a_part_waits_for_its_turn(seed):
+    scaffolds = ["half"] * 5 + ["also half"] * 5 + [str(i) for i in range(90)]
+    assert_balanced_as_its_twin(scaffolds, seed, (0.8, 0.1, 0.1))
 
 
 def test_scaffold_is_dgllifes_on_bbbp(bbbp):
@@ -447,8 +457,8 @@ def test_neighbours_are_told_by_their_mean_z_score():
 
 
 def test_labels_of_float32_tie_as_those_of_float64_do():
-    """Tables hold float32: sums of z-scores in it would break ties by their rounding."""
-    y = np.random.default_rng(0).integers(0, 4, (200, 3)).astype(np.float32)
+    """Tables hold float32."""
+    y = np.array(list(product([0.1, 0.7, 1.3, 2.9], repeat=3)), dtype=np.float32)
     assert splits.stratified(y) == splits.stratified(y.astype(np.float64))
 
 
