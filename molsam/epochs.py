@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +17,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from . import distributed, environment, inference, landscape, losses, metrics
+from . import distributed, environment, inference, landscape, metrics
 from .batches import Batch, PackedMolecules, evaluation_batches, training_batches
 from .compiling import CompiledLayers, tells_sizes_apart
-from .datasets import Kind
-from .files import load_state, save_state, write_atomic
+from .criteria import TrainingError, metric_name, pick_loss
+from .files import load_state, save_state
+from .histories import tensorboard, write_history
 from .optim import Diagnostics, RhoSchedule, SharpnessAware
 from .optim.generators import same_generators_after
 from .optim.schedules import SCHEDULES
-from .recipes import OptimizerConfig, TrainingConfig
+from .recipes import OptimizerConfig
 from .runs import CHECKPOINT, WEIGHTS, Run
 from .splits import Split
 
 CHECKPOINT_SECONDS = 20.0
 SHARPNESS_ROWS = 512
-
-
-class TrainingError(ValueError):
-    """Training cannot start or go on: says where it stood and what to try."""
 
 
 class Divergence(TrainingError):
@@ -426,48 +420,6 @@ def refuse_divergence(losses: Sequence[float], rates: Sequence[float], epoch: in
     )
 
 
-def metric_name(settings: TrainingConfig, kind: Kind) -> str:
-    """The recipe's metric, or the usual one of the kind."""
-    name = settings.metric or metrics.default_metric(kind)
-    served = [m for m, metric in metrics.METRICS.items() if kind in metric.kinds]
-    if name not in served:
-        raise TrainingError(
-            f"training.metric {name!r} does not serve {kind} targets; use {', '.join(served)}"
-        )
-    return name
-
-
-def loss_name(settings: TrainingConfig, kind: Kind) -> str:
-    """The recipe's loss, or the usual one of the kind."""
-    name = settings.loss or losses.default_loss(kind)
-    served = [loss for loss, its in losses.KINDS.items() if its == kind]
-    if name not in served:
-        raise TrainingError(
-            f"training.loss {name!r} does not serve {kind} targets; use {', '.join(served)}"
-        )
-    return name
-
-
-def pick_loss(
-    run: Run, packed: PackedMolecules, split: Split
-) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The recipe's loss, or the usual one of the kind; weighted by class where asked."""
-    kind, settings = run.info.kind, run.recipe.training
-    loss = losses.LOSSES[loss_name(settings, kind)]
-    y = packed.y[split.train]
-    if settings.class_weights and kind == "binary":
-        weights = losses.positive_weights(y, ~torch.isnan(y)).to(run.device)
-        loss = partial(loss, pos_weight=weights)
-    if settings.class_weights and kind == "multiclass":
-        counts = torch.bincount(y[~torch.isnan(y)].long(), minlength=len(run.info.classes))
-        weights = counts.sum() / (len(counts) * counts.clamp(min=1))
-        loss = partial(loss, weight=weights.to(run.device))
-    if kind == "multiclass":
-        tasks = len(run.info.tasks)
-        return lambda z, y, mask: loss(z.unflatten(-1, (tasks, -1)), y, mask)
-    return loss
-
-
 def is_trained(folder: Path) -> bool:
     """Whether the member of `folder` has come to its end."""
     return (folder / WEIGHTS).is_file() and not (folder / CHECKPOINT).is_file()
@@ -481,47 +433,6 @@ def load_checkpoint(path: Path) -> Any:
 def save_weights(folder: Path, member: Member) -> None:
     """The weights that are kept so far."""
     save_state(folder / WEIGHTS, {"model": member.kept_model})
-
-
-def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
-    """`history.csv`, one row an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomic(folder / "history.csv", text.getvalue().encode())
-
-
-@contextmanager
-def tensorboard(folder: Path, epoch: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that adds a row of the history to TensorBoard's files, where it is installed.
-
-    What an interrupted run wrote from `epoch` on is marked as replaced. These files repeat the
-    history: where they cannot be written, training goes on, or ends by the error of its own.
-    """
-    if find_spec("tensorboard") is None or distributed.rank() > 0:
-        yield lambda row: None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch + 1)
-
-    def add(row: dict[str, Any]) -> None:
-        with suppress(OSError):
-            for name in row.keys() - {"epoch", "kept"}:
-                writer.add_scalar(name, row[name], row["epoch"])
-            writer.flush()
-
-    interrupted = False
-    try:
-        yield add
-    except KeyboardInterrupt:
-        interrupted = True
-        raise
-    finally:
-        if not interrupted:  # its queue stays locked if the interrupt struck inside it
-            with suppress(OSError):
-                writer.close()
 
 
 def derive_seed(*path: int) -> int:

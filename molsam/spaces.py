@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, get_args
@@ -265,6 +265,21 @@ class Space(Section):
         """The recipe's own values of the fields that are searched, where the ranges hold them."""
         own = {key: value_of(recipe, key) for key in self.ranges}
         return {key: value for key, value in own.items() if self.ranges[key].holds(value)}
+
+    def require(self, recipe: Recipe, keys: Iterable[str]) -> None:
+        """Refuse values of those fields of `recipe` that no trial could have.
+
+        Raises:
+            SpaceError: a field is searched, and its range does not hold the recipe's value.
+        """
+        own = self.inside(recipe)
+        for key in map(full_key, keys):
+            if key in self.ranges and key not in own:
+                value = _toml(value_of(recipe, key))
+                raise SpaceError(
+                    f"{key} = {value} is not among what is searched ({self.ranges[key]}); a search "
+                    f'space with "{key}" = {value} keeps it so in every trial'
+                )
 
     def _values(self, key: str, recipe: Recipe) -> Iterator[int]:
         found = self.ranges.get(key)

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from . import baselines, distributed, environment, inference, metrics, pictures, reading, runs
 from .batches import PackedMolecules
 from .certainty import Certainty
+from .criteria import loss_name, metric_name
 from .datasets import Kind, MoleculeTable
-from .epochs import Listener, Trainer, loss_name, metric_name
+from .epochs import Listener, Trainer
 from .files import LOCK, RunError, read_model, sealed, unseal, working_on, write_atomic, write_json
 from .gaussian_process import MOST_ROWS, GaussianProcess
 from .preparation import Prepared, fit_scalers, load_table, prepare, refuse_untested

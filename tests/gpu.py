@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from random_batches import ATOM, BOND, OUTPUTS, random_batch
 from torch import Tensor, nn
 
-from molsam import bench, screen
+from molsam import bench, doctor, screen
 from molsam.batches import Batch
 from molsam.bench.racing import wait_for
 from molsam.compiling import CompiledLayers
@@ -58,6 +59,15 @@ TABLES: dict[str, tuple[Callable[..., Any], Callable[[dict[str, Any]], None], di
     "predict": (bench.measure_prediction, screen.say_prediction, {"rounds": 2}),
 }
 STEPS: dict[str, Any] = {"width": 256, "batch_sizes": (32, 256), "warm": 8, "steps": 50}
+
+
+def examine(device: torch.device) -> dict[str, Any]:
+    """What `molsam doctor` finds, which picks its device by itself."""
+    findings = list(doctor.examine())
+    for finding in findings:
+        say(f"{finding.name}: {finding.found}{finding.advice and '; FAULT: ' + finding.advice}")
+    faults = [finding.name for finding in findings if finding.advice]
+    return {"rows": [asdict(finding) for finding in findings], "ok": not faults}
 
 
 def build(name: str, seed: int = 0, **config: Any) -> nn.Module:
@@ -211,6 +221,7 @@ def table(device: torch.device, name: str) -> dict[str, Any]:
 
 
 SECTIONS: dict[str, Callable[[torch.device], dict[str, Any]]] = {
+    "doctor": examine,
     "parity of models": lambda device: parity(device, compare_models),
     "parity of runs": lambda device: parity(device, compare_runs),
     "parity of compiled layers": lambda device: parity(device, compare_compiled),

@@ -34,7 +34,7 @@ import shell
 import tiny
 import trustme
 
-from molsam import datasets, epochs, fit, pictures, studies
+from molsam import datasets, epochs, fit, histories, pictures, studies
 from molsam.datasets import TASKS
 from molsam.files import to_csv
 
@@ -232,7 +232,7 @@ def main(kills: int = 100, seed: int = 0, *names: str) -> list[dict[str, Any]]:
 
     global PUBLISHED
     epochs.CHECKPOINT_SECONDS = 0.0  # more to strike
-    epochs.find_spec = lambda name: None  # no files for TensorBoard, slower than training here
+    histories.find_spec = lambda name: None  # no files for TensorBoard, slower than training here
     pictures.draw = lambda *_: None
     molecules.featurize(molecules.parse("CCO"), "compt")
     tiny.regression()

@@ -22,7 +22,7 @@ import optuna
 import tiny
 from kill_runs import die
 
-from molsam import epochs, tuning
+from molsam import histories, tuning
 from molsam.spaces import Space
 from molsam.tuning import Study, TrialProgress, best
 
@@ -139,7 +139,7 @@ def main(folder: Path, names: list[str]) -> None:
 
     from molsam import molecules
 
-    epochs.find_spec = lambda name: None  # no files for TensorBoard, slower than training here
+    histories.find_spec = lambda name: None  # no files for TensorBoard, slower than training here
     molecules.featurize(molecules.parse("CCO"), "compt")
     tiny.regression()
     for name in names:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from molsam import MoleculeTable, Recipe, epochs
+from molsam import MoleculeTable, Recipe, histories
 from molsam.tuning import Objective, Study
 
 
@@ -20,7 +20,7 @@ from molsam.tuning import Objective, Study
 def quick() -> Iterator[None]:
     """Nothing is drawn, and TensorBoard is not looked for."""
     with tiny.undrawn(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(epochs, "find_spec", lambda name: None)
+        patch.setattr(histories, "find_spec", lambda name: None)
         yield
 
 

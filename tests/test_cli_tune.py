@@ -84,6 +84,10 @@ def test_train_takes_the_best_recipe(shell_study, tmp_path):
         (["bundled", "--space", "missing.toml"], ["missing.toml", "No such file"]),
         (["bundled", "--set", "metric=roc_auc"], ["'roc_auc' does not serve regression"]),
         (["bundled", "--device", "abacus"], ["'abacus' cannot be used"]),
+        (
+            ["bundled", "--set", "width=32"],
+            ["model.width = 32 is not among what is searched (", '"model.width" = 32 keeps it'],
+        ),
     ],
     ids=str,
 )

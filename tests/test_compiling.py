@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 
 from molsam import Run, epochs, fit
 from molsam.compiling import CompiledLayers, tells_sizes_apart
-from molsam.epochs import TrainingError
+from molsam.criteria import TrainingError
 from molsam.models import MODELS
 
 PLAIN = {"dropout": 0.0, "model.depth": 2, "sharpness_every": 2, "batch_size": 12}

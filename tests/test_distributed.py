@@ -18,7 +18,7 @@ import share_runs
 import tiny
 import torch
 
-from molsam import Run, distributed, epochs
+from molsam import Run, distributed, epochs, histories
 
 if not torch.distributed.is_available():
     pytest.skip("torch without distributed", allow_module_level=True)
@@ -39,7 +39,7 @@ class Together(NamedTuple):
 def _quick() -> Iterator[None]:
     with tiny.undrawn(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(epochs, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(epochs, "find_spec", lambda name: None)
+        patch.setattr(histories, "find_spec", lambda name: None)
         yield
 
 

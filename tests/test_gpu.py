@@ -81,6 +81,13 @@ def test_without_cuda_the_script_says_so(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_bounds_are_those_of_the_documents():
+    text = (Path(__file__).parents[1] / "docs" / "trust.md").read_text(encoding="utf-8")
+    section = text.partition("## The same numbers")[2].partition("##")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if " | 0." in line]
+    assert {what: float(bound) for what, bound in rows} == gpu.BOUNDS
+
+
 # On a GPU
 
 

@@ -199,6 +199,11 @@ def test_links_between_documents_lead_somewhere():
     assert links > 3
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_no_document_holds_both_sides_of_a_merge(path):
+    assert not re.search("^(<<<<<<<|>>>>>>>)", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 # The wheel
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,6 +278,32 @@ def test_processes_write_at_once(own_cache):
     assert cache.size()[0] == 16
     cache.clear()
     assert cache.size() == (0, 0)
+
+
+def remove_often(folder: Path, done) -> None:
+    while not done.is_set():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_cache_that_vanishes_again_and_again_changes_nothing(own_cache):
+    smiles = texts()[:20]
+    expected = read(smiles, "compt", fingerprints=True, processes=1)
+    context = multiprocessing.get_context("fork")
+    done = context.Event()
+    remover = context.Process(target=remove_often, args=(own_cache, done))
+    remover.start()
+    try:
+        for _ in range(20):
+            found = read(smiles, "compt", fingerprints=True, processes=1, keep=True)
+            assert_same_reading(found, expected)
+            if own_cache.exists():
+                cache.clear()
+    finally:
+        done.set()
+        remover.join(timeout=60)
+    assert remover.exitcode == 0
+    assert_same_reading(read(smiles, "compt", fingerprints=True, keep=True), expected)
+    assert cache.size()[0] == 2
 
 
 def test_a_second_training_reads_the_cache_and_is_the_same_run(own_cache, tmp_path):

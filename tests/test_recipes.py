@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from torch.optim import Adam, AdamW
 
 from molsam import datasets, fit, recipes
+from molsam.criteria import loss_name, metric_name
 from molsam.datasets import TASKS
-from molsam.epochs import loss_name, metric_name
 from molsam.losses import KINDS
 from molsam.models import CoMPTConfig, GraphTransformerConfig
 from molsam.optim import SAM, GraphSAM

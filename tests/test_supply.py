@@ -54,9 +54,9 @@ def test_every_dependency_is_pinned_at_a_version_that_is_asked_for(python):
 
 
 def interpreter(python: str) -> str:
-    """A Python of that version on the path, or among pyenv's."""
+    """A Python of that version among pyenv's, or on the path, where pyenv may have a mere name."""
     homes = sorted((Path.home() / ".pyenv" / "versions").glob(f"{python}.*/bin"))
-    path = os.pathsep.join([os.environ["PATH"], *map(str, homes)])
+    path = os.pathsep.join([*map(str, homes), os.environ["PATH"]])
     found = shutil.which(f"python{python}", path=path)
     if found is None:
         pytest.skip(f"no Python {python} here")

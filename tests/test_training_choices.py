@@ -14,9 +14,9 @@ import pytest
 import tiny
 import torch
 
-from molsam import MoleculeTable, Run, epochs, fit, inference, splits, training
+from molsam import MoleculeTable, Run, criteria, epochs, fit, inference, splits, training
+from molsam.criteria import TrainingError
 from molsam.datasets import DataError
-from molsam.epochs import TrainingError
 from molsam.files import RunError, read_json
 from molsam.optim.schedules import SCHEDULES
 from molsam.preparation import prepare
@@ -245,7 +245,7 @@ def test_a_class_weighs_the_more_the_rarer_it_is_in_training(weighted, kind, tmp
     run = fit(recipe, table, out=tmp_path / "run")
     parts = prepare(table, recipe.data, seed=0).split
     packed: Any = SimpleNamespace(y=torch.from_numpy(table.y))
-    loss = epochs.pick_loss(run, packed, parts)
+    loss = criteria.pick_loss(run, packed, parts)
     undecided = torch.zeros(1, inference.output_size(run.info))
     known = torch.ones(1, 1, dtype=torch.bool)
     common, rare = (loss(undecided, torch.full((1, 1), float(c)), known) for c in (0, 1))

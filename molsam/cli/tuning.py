@@ -69,8 +69,10 @@ def tune(
     if show is not None:
         screen.say_study(Study.load(_folder(show), storage=storage))
         return
-    chosen = recipe_for(name, data, recipe).change(changes_of(set_, epochs, split, target, smiles))
+    changes = changes_of(set_, epochs, split, target, smiles)
+    chosen = recipe_for(name, data, recipe).change(changes)
     ranges = Space.load(space) if space else Space()
+    ranges.require(chosen, changes)
     table = load_table(chosen, source_of(name, data), data_dir)
     folder = study.study_folder(out_folder, table.source)
     screen.say_table(table, guessed=not chosen.data.targets and data is not None)

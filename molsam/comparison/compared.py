@@ -14,8 +14,8 @@ import numpy as np
 
 from .. import preparation
 from ..baselines import Problem
+from ..criteria import metric_name
 from ..datasets import MoleculeTable
-from ..epochs import metric_name
 from ..recipes import DataConfig, Recipe
 from ..splits import PARTS, Split
 from .rows import Row

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from .. import metrics, preparation, reading, training
+from ..criteria import TrainingError, metric_name
 from ..datasets import MoleculeTable
 from ..environment import pick_device
-from ..epochs import Listener, TrainingError, metric_name
+from ..epochs import Listener
 from ..preparation import Prepared, Readable
 from ..recipes import DataConfig, Recipe, RecipeError
 
