@@ -4,7 +4,7 @@ RELEASE := $(VENV)-release/bin
 PYTHON ?= python3
 DEMO := runs/demo
 
-.PHONY: demo test lint results fuzz gpu dist audit constraints clean
+.PHONY: demo test lint coverage mutants results fuzz gpu dist audit constraints clean
 
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
@@ -22,6 +22,14 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict --quiet
+
+# The share of branches that tests take, in the process that runs them.
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+
+# What the tests notice of small changes; it goes on where it was stopped.
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/mutants.py
 
 # The tables of docs/results.md, docs/studies.md and the evidence in recipes/, from their CSV, and
 # the reference of the commands, from the commands.
@@ -68,4 +76,4 @@ $(VENV)/.release: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-release runs site dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-release runs site dist mutants .coverage .pytest_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -152,9 +153,20 @@ def test_half_precision_is_averaged_in_float32(name, dtype):
 
 
 @every_loss
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_the_type_of_labels_does_not_matter(name, dtype):
+    prediction, y, mask = example(name, 8)
+    y = y.round()
+    value = LOSSES[name](prediction, y.to(dtype), mask)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, LOSSES[name](prediction, y, mask))
+
+
+@every_loss
 def test_shapes_must_agree(name):
     prediction, y, mask = example(name, 6)
-    with pytest.raises(ValueError, match="their shapes are"):
+    shapes = re.escape(f"their shapes are {tuple(prediction.shape)}, (5, 1), (5, 1)")
+    with pytest.raises(ValueError, match=shapes):
         LOSSES[name](prediction, y[:, :1], mask[:, :1])
     with pytest.raises(ValueError, match="their shapes are"):
         LOSSES[name](prediction, y, mask[:1])
@@ -165,6 +177,11 @@ def test_positive_weights_by_hand():
     mask = ~y.isnan()
     mask[3, 3] = False
     assert losses.positive_weights(y, mask).tolist() == [3, 3, 1, 1]
+
+
+def test_positive_weights_of_a_single_label_on_one_side():
+    y = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
+    assert losses.positive_weights(y, torch.ones(3, 2, dtype=torch.bool)).tolist() == [0.5, 2]
 
 
 def test_positive_weights_balance_the_classes():

@@ -49,11 +49,13 @@ def one(name: str, y, prediction) -> float:
     [
         ("rmse", [0, 0, np.nan], [3, 1, 9], math.sqrt(5)),
         ("mae", [0, 0, np.nan], [3, -1, 9], 2),
+        ("mae", [2, np.nan], [5, 9], 3),
         ("r2", [1, 2, 3, np.nan], [1, 2, 4, 9], 0.5),
         ("roc_auc", [0, 0, 1, 1, np.nan], [0.1, 0.4, 0.35, 0.8, 0], 0.75),
         ("prc_auc", [0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], (1 + 2 / 3) / 2),
         ("accuracy", [0, 1, 1, np.nan], [0.2, 0.7, 0.3, 0.9], 2 / 3),
-        ("accuracy", [0, 1], [0.5, 0.5], 0.5),
+        ("accuracy", [0, 0], [0.5, 0.5], 1),
+        ("accuracy", [1, np.nan], [0.9, 0.1], 1),
         ("accuracy", [1, 1], [0.6, 0.6], 1),
         ("f1", [0, 1, 1, 1], [0.9, 0.9, 0.9, 0.1], 2 / 3),
         ("mcc", [0, 0, 1, 1], [0.1, 0.9, 0.9, 0.9], 1 / math.sqrt(3)),
@@ -215,6 +217,56 @@ def test_bad_calls_are_advised():
     for labels, prediction, tasks in [(y, y[:3], "ab"), (y, y, "a"), (y[:, 0], y[:, 0], "ab")]:
         with pytest.raises(ValueError, match="do not agree"):
             score("rmse", labels, prediction, list(tasks))
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+def test_all_scores_are_those_of_each_metric_that_serves(kind):
+    y, prediction, tasks = example(kind, 5)
+    y[:, 0] = np.nan
+    found = metrics.score_all(kind, y, prediction, tasks)
+    assert list(found) == [name for name, metric in METRICS.items() if kind in metric.kinds]
+    for name, row in found.items():
+        alone = score(name, y, prediction, tasks)
+        assert row == {"mean": alone.mean, "tasks": alone.per_task, "excluded": ["task 0"]}
+
+
+# calibration
+
+
+def test_calibration_error_is_its_formula():
+    generator = np.random.default_rng(0)
+    p = generator.random(103)
+    hit = (generator.random(103) < p**2).astype(float)
+    for bins in (10, 4):
+        total = 0.0
+        for rows in np.array_split(np.argsort(p, kind="stable"), bins):
+            total += len(rows) / 103 * abs(p[rows].mean() - hit[rows].mean())
+        assert metrics.calibration_error(hit, p, bins) == pytest.approx(total)
+    assert metrics.calibration_error(hit, p) == metrics.calibration_error(hit, p, 10)
+    assert metrics.calibration_error(np.ones(5), np.ones(5)) == 0
+    assert metrics.calibration_error(np.zeros(3), np.ones(3)) == 1
+
+
+def test_bins_are_of_equal_size_from_the_least_sure():
+    p = np.array([0.9, 0.1, 0.3, 0.7])
+    hit = np.array([1.0, 0.0, 1.0, 0.0])
+    mean, share, counts = metrics.reliability(hit, p, bins=2)
+    assert mean.tolist() == pytest.approx([0.2, 0.8])
+    assert share.tolist() == [0.5, 0.5]
+    assert counts.tolist() == [2, 2]
+    mean, share, counts = metrics.reliability(hit, p)  # no more bins than labels
+    assert mean.tolist() == [0.1, 0.3, 0.7, 0.9]
+    assert share.tolist() == [0, 1, 0, 1]
+    many = np.linspace(0, 1, 30)
+    assert len(metrics.reliability(many, many)[0]) == 10
+
+
+def test_rows_that_are_equally_sure_keep_their_order():
+    """A sort that is not stable would bin another way on another machine."""
+    generator = np.random.default_rng(0)
+    p, hit = generator.choice([0.2, 0.5, 0.7], 1000), generator.integers(0, 2, 1000)
+    order = sorted(range(1000), key=lambda row: p[row])
+    assert metrics.reliability(hit, p, bins=1000)[1].tolist() == hit[order].tolist()
 
 
 def test_the_import_is_cheap():

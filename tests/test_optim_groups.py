@@ -118,6 +118,21 @@ def test_rho_schedule_restored_in_either_order(schedule_first):
     assert fresh.param_groups[0]["rho"] == pytest.approx(0.1 / 8)
 
 
+def test_the_first_radius_is_kept_in_the_group():
+    """Under the name `initial_rho`, by which saved states of all versions hand it on."""
+    optimizer = sam(adamw(Net()))
+    optimizer.param_groups[1]["initial_rho"] = 0.4
+    RhoSchedule(optimizer, gamma=0.5, epochs=1).step()
+    assert [group["initial_rho"] for group in optimizer.param_groups] == [0.1, 0.4]
+    assert [group["rho"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.2])
+
+
+def test_a_schedule_saves_its_epoch_under_its_name():
+    schedule = RhoSchedule(sam(adamw(Net())), gamma=0.5, epochs=1)
+    schedule.step()
+    assert schedule.state_dict() == {"epoch": 1}
+
+
 def test_another_decay():
     optimizer = sam(adamw(Net()))
     decay = RhoDecay(optimizer, lambda epoch: 1 / (1 + epoch))
@@ -197,6 +212,15 @@ ADVICE = {
     r"delta=1\.0 is no smoothing factor": lambda net: AESAM(adamw(net), steps=9, delta=1.0),
     r"lambda_2=-inf have to be finite": lambda net: AESAM(
         adamw(net), steps=9, lambda_2=-float("inf")
+    ),
+    r"lambda_1=nan and lambda_2=1.0 have to be finite": lambda net: AESAM(
+        adamw(net), steps=9, lambda_1=float("nan")
+    ),
+    r"delta=-0.1 is no smoothing": lambda net: AESAM(adamw(net), steps=9, delta=-0.1),
+    r"probability=-0.1 is none": lambda net: RST(adamw(net), probability=-0.1),
+    r"alpha=inf is no weight": lambda net: LookSAM(adamw(net), alpha=float("inf")),
+    r"gamma=inf is no decay factor": lambda net: RhoSchedule(
+        sam(adamw(net)), gamma=float("inf"), epochs=1
     ),
     r"alpha=nan is no weight": lambda net: LookSAM(adamw(net), alpha=float("nan")),
     r"alpha=-1 is no weight": lambda net: LookSAM(adamw(net), alpha=-1),

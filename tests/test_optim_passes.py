@@ -18,6 +18,7 @@ from molsam.optim import (
     count_statistics_once,
     repeat_dropout_masks,
 )
+from molsam.optim.generators import same_generators_after
 
 POLICIES = {
     "SAM": lambda base: SAM(base, rho=0.1),
@@ -254,3 +255,23 @@ def test_bfloat16_autocast(wrap, inside):
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert optimizer.t == 120
     assert sum(losses[-4:]) < 0.6 * sum(losses[:4])
+
+
+# --- generators ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", [torch.device("cuda", 1), torch.device("mps")], ids=str)
+def test_generators_of_other_devices_go_on_as_those_of_the_cpu(device, monkeypatch):
+    """Stand-ins for the generators, so that machines without such a device notice a slip too."""
+    states = {device: torch.tensor([1])}
+    module = getattr(torch, device.type)
+    monkeypatch.setattr(module, "get_rng_state", lambda at=device: states[at])
+    monkeypatch.setattr(module, "set_rng_state", lambda x, at=device: states.update({at: x}))
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    with same_generators_after([torch.device("cpu"), device, device]):
+        states[device] = torch.tensor([2])
+        torch.rand(5)
+    assert states[device].item() == 1
+    assert torch.equal(torch.rand(3), expected)

@@ -24,7 +24,19 @@ from optim_problem import (
 )
 from torch import nn
 
-from molsam.optim import GraphSAM
+from molsam.optim import (
+    AESAM,
+    ASAM,
+    MSAM,
+    RST,
+    S2SAM,
+    SAM,
+    GraphSAM,
+    LookSAM,
+    RhoSchedule,
+    SAMk,
+    SAMOne,
+)
 
 # --- precision -----------------------------------------------------------------------------
 
@@ -150,6 +162,23 @@ def test_autocast_around_the_step_is_autocast_inside_the_closure(wrap):
     assert run(halved, nullcontext) == run(nullcontext, halved) != run(nullcontext, nullcontext)
 
 
+@policies()
+def test_buffers_last_from_step_to_step(wrap):
+    """Fresh memory in every step would cost more than all that is copied into it."""
+    net = Net()
+    optimizer = wrap(adamw(net))
+    train(net, optimizer, range(4))
+
+    def buffers():
+        memory = [state["eps"] for state in optimizer.state.values() if state]
+        return [*optimizer._backup.values(), *memory]
+
+    before = buffers()
+    train(net, optimizer, range(4, 10))
+    assert before
+    assert all(x is y for x, y in zip(before, buffers(), strict=True))
+
+
 # --- closures ------------------------------------------------------------------------------
 
 
@@ -230,3 +259,61 @@ def test_compiled_model():
     train(other, eager, range(6))
     for p, q in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q)
+
+
+# --- options -------------------------------------------------------------------------------
+
+DEFAULTS = {
+    SAM: {"rho": 0.05, "start": 0},
+    ASAM: {"rho": 0.5, "start": 0},
+    RST: {"rho": 0.05, "probability": 0.5, "seed": 0, "start": 0},
+    AESAM: {"rho": 0.05, "lambda_1": -1.0, "lambda_2": 1.0, "delta": 0.9, "start": 0},
+    SAMk: {"rho": 0.05, "reuse_interval": 5, "start": 0},
+    SAMOne: {"rho": 0.05, "start": 0},
+    LookSAM: {"rho": 0.05, "reuse_interval": 5, "alpha": 0.7, "start": 0},
+    GraphSAM: {
+        "rho": 0.05, "beta": 0.99, "reuse_interval": None, "normalize_anchor": False, "start": 0,
+    },
+    S2SAM: {"rho": 0.05, "start": 0},
+    MSAM: {"rho": 0.3, "start": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", DEFAULTS)
+def test_what_is_not_said_is_the_default(policy):
+    """What the documentation, and papers that cite it, mean by the policy's bare name."""
+    needed = {"steps": 20} if policy is AESAM else {}
+
+    def run(options):
+        net, calls = Net(), []
+        optimizer = policy(adamw(net), **needed, **options)
+        losses = train(net, optimizer, range(20), calls)
+        return losses, bits(net), calls, plain(optimizer.state_dict())
+
+    assert run({}) == run(DEFAULTS[policy])
+
+
+def test_looksam_that_reuses_nothing_is_sam_in_every_fifth_step():
+    net, other, calls = Net(), Net(), []
+    base = adamw(other)
+    fifth = SAM(base, rho=0.1)
+    train(net, LookSAM(adamw(net), rho=0.1, alpha=0), range(12), calls)
+    for t in range(12):
+        train(other, base if t % 5 else fifth, [t])
+    assert bits(net) == bits(other)
+    assert len(calls) == 12 + 3
+
+
+def test_aesam_that_remembers_nothing_compares_a_gradient_with_itself():
+    """With delta = 0 the mean is this step's square and the deviation 0: always unusual."""
+    net, calls = Net(), []
+    train(net, AESAM(adamw(net), steps=6, delta=0.0), range(6), calls)
+    assert calls == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+def test_gamma_of_one_keeps_rho():
+    optimizer = sam(adamw(Net()))
+    schedule = RhoSchedule(optimizer, gamma=1, epochs=1)
+    for _ in range(3):
+        schedule.step()
+    assert optimizer.param_groups[0]["rho"] == 0.1

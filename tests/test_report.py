@@ -17,7 +17,6 @@ from shell import molsam
 from molsam import Run, fit, metrics, report
 from molsam.datasets import MoleculeTable
 from molsam.files import RunError
-from molsam.metrics import calibration_error, reliability
 from molsam.report.held_out import HeldOut, binned, by_scaffold, mean_errors, resampled
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)> & \"q\" $x^2"
@@ -188,22 +187,6 @@ def test_the_command_writes_it_and_each_time_the_same(run, page, tmp_path):
 
 
 # Numbers
-
-
-def test_calibration_error_is_its_formula():
-    generator = np.random.default_rng(0)
-    p = generator.random(103)
-    hit = (generator.random(103) < p**2).astype(float)
-    order, total = np.argsort(p, kind="stable"), 0.0
-    for rows in np.array_split(order, 10):
-        total += len(rows) / 103 * abs(p[rows].mean() - hit[rows].mean())
-    assert calibration_error(hit, p) == pytest.approx(total)
-    assert calibration_error(np.ones(5), np.ones(5)) == 0
-    assert calibration_error(np.zeros(3), np.ones(3)) == 1
-    mean, share, counts = reliability(hit, p)
-    assert counts.sum() == 103
-    assert (np.diff(mean) > 0).all()
-    assert np.average(share, weights=counts) == pytest.approx(hit.mean())
 
 
 def test_ranges_hold_every_molecule_once():

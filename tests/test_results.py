@@ -157,6 +157,15 @@ def test_the_tables_of_trust_are_those_of_the_evidence():
     assert not inputs["faults"].any()
 
 
+def test_most_mutants_are_noticed_and_the_rest_was_looked_at():
+    counts, survivors = pd.read_csv(trust.MUTANTS), pd.read_csv(trust.SURVIVORS)
+    rows = counts.groupby(counts["module"].str.split(".").str[1]).sum()
+    assert set(rows.index) == {"losses", "metrics", "optim", "splits"}
+    assert (rows["survived"] <= 0.15 * rows["judged"]).all()
+    assert survivors["reason"].notna().all()
+    assert counts["survived"].sum() == len(survivors)
+
+
 def test_a_table_of_a_study_says_how_far_variants_are_ahead(tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "ROWS", tmp_path)
     rows = [studied("esol", "adam", s, 0.6 + s / 10) for s in (1, 0)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,6 +177,15 @@ def test_seeds_mean_the_same_split_everywhere():
     }  # fmt: skip
 
 
+def test_without_a_seed_it_is_seed_0():
+    y, scaffolds = np.arange(60.0), [str(i // 2) for i in range(60)]
+    assert splits.random(60) == splits.random(60, 0)
+    assert splits.stratified(y) == splits.stratified(y, 0)
+    assert splits.balanced_scaffold(scaffolds) == splits.balanced_scaffold(scaffolds, 0)
+    assert splits.k_fold(60, 5) == splits.k_fold(60, 5, 0)
+    assert splits.paper(60) == splits.paper(60, 777)
+
+
 def test_make_keeps_each_functions_defaults():
     assert splits.make("paper", n=50) == splits.paper(50, 777)
     assert splits.make("random", n=50) == splits.random(50, 0, (0.8, 0.1, 0.1))
@@ -193,6 +204,8 @@ def test_make_keeps_each_functions_defaults():
         ({"name": "stratified", "n": 9}, "'stratified' needs y"),
         ({"name": "column", "n": 9}, "'column' needs column"),
         ({"name": "stratified", "n": 9, "y": np.zeros(8)}, "y has 8 entries for 9 molecules"),
+        ({"name": "scaffold", "n": 9, "scaffolds": ["C"] * 8}, "scaffolds has 8 entries for 9"),
+        ({"name": "column", "n": 9, "column": ["test"] * 10}, "column has 10 entries for 9"),
         ({"name": "random", "n": 9, "fractions": (0.8, 0.0, 0.2)}, "above 0 but for the last"),
         ({"name": "random", "n": 9, "fractions": (0.9, 0.2, -0.1)}, "above 0 but for the last"),
         ({"name": "random", "n": 9, "fractions": (0.8, 0.1, 0.2)}, "sum to 1"),
@@ -261,6 +274,46 @@ def test_balanced_scaffold_trains_on_big_scaffolds():
         split = splits.balanced_scaffold(scaffolds, seed)
         assert set(range(12)) <= set(split.train.tolist())
         assert counts(split) == [80, 10, 10]
+
+
+def assert_balanced_as_its_twin(scaffolds: list[str], seed: int, fractions) -> None:
+    train, valid, test = (Fraction(str(fraction)) * len(scaffolds) for fraction in fractions)
+    groups: dict[str, list[int]] = {}
+    for row, name in enumerate(scaffolds):
+        groups.setdefault(name, []).append(row)
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(groups))
+    shuffled = [list(groups.values())[i] for i in order]
+    big = [x for x in shuffled if len(x) > valid / 2 or (test and len(x) > test / 2)]
+    parts: list[list[int]] = [[], [], []]
+    for group in big + [x for x in shuffled if x not in big]:
+        if len(parts[0]) + len(group) <= train:
+            parts[0] += group
+        elif not test or len(parts[1]) + len(group) <= valid:
+            parts[1] += group
+        else:
+            parts[2] += group
+    try:
+        found = splits.balanced_scaffold(scaffolds, seed, fractions)
+    except SplitError:
+        assert not (parts[0] and parts[1])
+        return
+    assert sets(found) == [set(part) for part in parts]
+
+
+@RELAXED
+@given(
+    labels=st.lists(st.integers(0, 12), min_size=12, max_size=120),
+    seed=SEEDS,
+    fractions=st.one_of(FRACTIONS, st.just((0.75, 0.25, 0.0))),
+)
+def test_balanced_scaffold_is_its_twin(labels, seed, fractions):
+    assert_balanced_as_its_twin([str(label) for label in labels], seed, fractions)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_scaffold_of_half_a_part_waits_for_its_turn(seed):
+    scaffolds = ["half"] * 5 + ["also half"] * 5 + [str(i) for i in range(90)]
+    assert_balanced_as_its_twin(scaffolds, seed, (0.8, 0.1, 0.1))
 
 
 def test_scaffold_is_dgllifes_on_bbbp(bbbp):
@@ -364,6 +417,54 @@ def test_many_tasks_spread_their_rare_labels():
     for seed in range(10):
         split = splits.stratified(y, seed)
         assert all((y[getattr(split, part), 1] == 1).sum() >= 1 for part in PARTS)
+
+
+@RELAXED
+@given(y=st.lists(st.integers(0, 5), min_size=3, max_size=90), fractions=FRACTIONS, seed=SEEDS)
+def test_stratified_is_its_twin(y, fractions, seed):
+    generator = np.random.Generator(np.random.PCG64(seed))
+    order = sorted(generator.permutation(len(y)).tolist(), key=lambda row: y[row])
+    sizes = counts(splits.random(len(y), 0, fractions))
+    blocks = min(size for size in sizes if size)
+    dealt = {part: [] for part in PARTS}
+    for k in range(blocks):
+        shares = [(k + 1) * size // blocks - k * size // blocks for size in sizes]
+        for part in generator.permutation(np.repeat(PARTS, shares)):
+            dealt[part].append(order.pop(0))
+    found = splits.stratified(np.array(y, dtype=float), seed, fractions)
+    assert sets(found) == [set(dealt[part]) for part in PARTS]
+
+
+def several_tasks(n=100):
+    """Labels of three tasks, a third of them missing; nothing is known of the last row."""
+    generator = np.random.default_rng(0)
+    y = generator.normal(size=(n, 3))
+    y[generator.random((n, 3)) < 1 / 3] = np.nan
+    y[-1] = np.nan
+    return y + np.array([3, 0, -1])
+
+
+def test_neighbours_are_told_by_their_mean_z_score():
+    y = several_tasks()
+    scores = (y - np.nanmean(y, axis=0)) / np.nanstd(y, axis=0)
+    known = [[z for z in row if not np.isnan(z)] for row in scores]
+    level = [sum(row) / len(row) if row else np.inf for row in known]
+    rank = {row: place for place, row in enumerate(sorted(range(100), key=level.__getitem__))}
+    split = splits.stratified(y, seed=2)
+    for part, dealt in zip(PARTS, (8, 1, 1), strict=True):
+        tens = [rank[row] // 10 for row in getattr(split, part)]
+        assert np.bincount(tens, minlength=10).tolist() == [dealt] * 10
+
+
+def test_labels_of_float32_tie_as_those_of_float64_do():
+    """Tables hold float32."""
+    y = np.array(list(product([0.1, 0.7, 1.3, 2.9], repeat=3)), dtype=np.float32)
+    assert splits.stratified(y) == splits.stratified(y.astype(np.float64))
+
+
+def test_units_of_tasks_change_no_split():
+    y = several_tasks()
+    assert splits.stratified(y * [1, 1000, 0.001] + [0, 7, -70]) == splits.stratified(y)
 
 
 def test_unlabelled_and_constant_rows_are_still_split():

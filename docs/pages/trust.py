@@ -1,4 +1,4 @@
-"""The tables of docs/trust.md, from docs/studies/kills.csv and docs/studies/fuzz.csv."""
+"""The tables of docs/trust.md, from docs/studies: kills, fuzz, mutants and survivors (CSV)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .text import DOCS, filled, line
 PAGE = DOCS / "trust.md"
 KILLS = DOCS / "studies" / "kills.csv"
 FUZZ = DOCS / "studies" / "fuzz.csv"
+MUTANTS, SURVIVORS = DOCS / "studies" / "mutants.csv", DOCS / "studies" / "survivors.csv"
 COMMANDS = {
     "train": "`molsam train`, `--resume`",
     "predict": "`molsam predict`",
@@ -37,7 +38,12 @@ def main() -> None:
 
 def page(text: str) -> str:
     """The page with the tables of today's evidence."""
-    for name, rows in (("kills", kills(pd.read_csv(KILLS))), ("fuzz", fuzz(pd.read_csv(FUZZ)))):
+    tables = {
+        "kills": kills(pd.read_csv(KILLS)),
+        "fuzz": fuzz(pd.read_csv(FUZZ)),
+        "mutants": mutants(pd.read_csv(MUTANTS), pd.read_csv(SURVIVORS)),
+    }
+    for name, rows in tables.items():
         begin, end = f"<!-- {name}: make results -->", f"<!-- end of {name} -->"
         text = filled(text, begin, ["\n".join(rows)], end)
     return text
@@ -66,3 +72,16 @@ def _sum(said: str, rows: pd.DataFrame) -> str:
     counts = (f"{rows[name].sum():,}" for name in ("inputs", "worked", "refused", "faults"))
     most = f"{rows['slowest'].max():.1f}", f"{rows['mebibytes'].max():,}"
     return line([said, *counts, *most])
+
+
+def mutants(counts: pd.DataFrame, survivors: pd.DataFrame) -> Iterator[str]:
+    """A line for each module of molsam, those of the optimizers together."""
+    yield line(["module", "mutants", "judged", "noticed", "share", "not noticed", "no change"])
+    yield line(["---"] * 7)
+    same = survivors[survivors["equivalent"] == "yes"].groupby("module").size()
+    counts = counts.assign(same=counts["module"].map(same).fillna(0).astype(int))
+    for module, row in counts.groupby(counts["module"].str.split(".").str[1]).sum().iterrows():
+        noticed = row["judged"] - row["survived"]
+        numbers = [row["mutants"], row["judged"], noticed, f"{noticed / row['judged']:.0%}"]
+        numbers += [row["survived"], row["same"]]
+        yield line([f"`{module}`", *map(str, numbers)])
