@@ -48,11 +48,7 @@ class Split:
             object.__setattr__(self, part, _positions(part, getattr(self, part)))
         counts = {part: len(getattr(self, part)) for part in PARTS}
         if not (counts["train"] and counts["valid"]):
-            raise SplitError(
-                f"a split of {sum(counts.values())} molecules leaves a part empty "
-                f"({', '.join(f'{part} {count}' for part, count in counts.items())}); "
-                "give more molecules, other fractions or another kind of split"
-            )
+            raise _empty(counts)
         positions, times = np.unique(self._all(), return_counts=True)
         if times.max() > 1:
             twice = positions[times > 1][0]
@@ -126,7 +122,10 @@ def scaffold(scaffolds: Sequence[str], fractions: Fractions = FRACTIONS) -> Spli
     _sizes(n, fractions)
     groups = sorted(_groups(scaffolds), key=lambda group: (len(group), group[0]), reverse=True)
     held = _room(n, fractions[0] + fractions[1])
-    return _fill(groups, _room(n, fractions[0]), lambda in_train: held - in_train)
+    split = _fill(groups, _room(n, fractions[0]), lambda in_train: held - in_train)
+    if fractions[2] and not len(split.test):  # train took the rest after valid had its share
+        raise _empty({part: len(rows) for part, rows in split.to_dict().items()})
+    return split
 
 
 def balanced_scaffold(
@@ -248,6 +247,14 @@ def make(
         if key in ("y", "scaffolds", "column") and len(given[key]) != n:
             raise SplitError(f"{key} has {len(given[key])} entries for {n} molecules; give {n}")
     return SPLITS[name](**{key: given[key] for key in taken if given[key] is not None})
+
+
+def _empty(counts: Mapping[str, int]) -> SplitError:
+    return SplitError(
+        f"a split of {sum(counts.values())} molecules leaves a part empty "
+        f"({', '.join(f'{part} {count}' for part, count in counts.items())}); "
+        "give more molecules, other fractions or another kind of split"
+    )
 
 
 def _generator(seed: int) -> np.random.Generator:

@@ -106,6 +106,14 @@ def test_json_reads_other_peoples_words():
     assert split.to_dict() == {"train": [0], "valid": [1], "test": [2]}
 
 
+def test_scaffolds_that_leave_none_to_test_are_refused():
+    """Unless none was asked for."""
+    rings = ["a", "b", "b", "b"]
+    with pytest.raises(SplitError, match=r"leaves a part empty \(train 1, valid 3, test 0\)"):
+        splits.scaffold(rings, fractions=(0.7, 0.1, 0.2))
+    assert counts(splits.scaffold(rings, fractions=(0.25, 0.75, 0))) == [1, 3, 0]
+
+
 # every split by name
 
 
