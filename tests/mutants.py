@@ -42,9 +42,9 @@ def decorated_too(visitor: Any, node: cst.CSTNode) -> bool:
     return skip(visitor, bare(node) if isinstance(node, cst.FunctionDef) else node)
 
 
-def bare_copies(*function: Any) -> tuple[Any, ...]:
+def bare_copies(*function: Any, **owner: Any) -> tuple[Any, ...]:
     """Decorators stay on the function that calls a mutant or the original in its place."""
-    before, (caller, *copies), after, names = arrange(*function)
+    before, (caller, *copies), after, names = arrange(*function, **owner)
     return before, [caller, *map(bare, copies)], after, names
 
 
