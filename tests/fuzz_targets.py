@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import mutations
+import fuzz_changes as changes
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Target:
 
     name: str
     seeds: Callable[[], Sequence[bytes]]
-    mutate: mutations.Mutate
+    mutate: changes.Mutate
     run: Callable[[bytes], object]
     watched: tuple[str, ...] = ()
     place: str = ""
@@ -40,7 +40,7 @@ class Target:
         try:
             return self.mutate(data, rng)
         except Exception:
-            return mutations.BYTES(data, rng)
+            return changes.BYTES(data, rng)
 
 
 def smiles(data: bytes) -> None:
@@ -99,7 +99,7 @@ def _table_seeds() -> list[bytes]:
 
 def _table_mutated(data: bytes, rng: Random) -> bytes:
     first = data[:1] if rng.random() < 0.8 else rng.randbytes(1)
-    return first + mutations.table(data[1:], rng)
+    return first + changes.table(data[1:], rng)
 
 
 def records(data: bytes) -> None:
@@ -211,8 +211,8 @@ def _run_seeds() -> list[bytes]:
 
 def _run_mutated(data: bytes, rng: Random) -> bytes:
     name = _run_files()[data[0] % len(_run_files())] if data else ""
-    kinds = {".json": mutations.js, ".toml": mutations.toml, ".safetensors": mutations.safetensors}
-    mutate = kinds.get(Path(name).suffix, mutations.BYTES)
+    kinds = {".json": changes.js, ".toml": changes.toml, ".safetensors": changes.safetensors}
+    mutate = kinds.get(Path(name).suffix, changes.BYTES)
     first = data[:1] if rng.random() < 0.7 else rng.randbytes(1)
     return first + mutate(data[1:], rng)
 
@@ -244,7 +244,7 @@ def _cache_seeds() -> list[bytes]:
 
 
 def _cache_mutated(data: bytes, rng: Random) -> bytes:
-    return data[:1] + mutations.safetensors(data[1:], rng)
+    return data[:1] + changes.safetensors(data[1:], rng)
 
 
 def study(data: bytes) -> None:
@@ -269,13 +269,13 @@ def _study_seeds() -> list[bytes]:
 TARGETS = {
     target.name: target
     for target in (
-        Target("smiles", _smiles_seeds, mutations.smiles, smiles, ("molsam.reading",)),
+        Target("smiles", _smiles_seeds, changes.smiles, smiles, ("molsam.reading",)),
         Target("table", _table_seeds, _table_mutated, table, ("molsam.datasets",), "odd."),
-        Target("sdf", _record_seeds, mutations.RECORD, records, ("molsam.datasets",), "odd.sdf"),
-        Target("recipe", _recipe_seeds, mutations.toml, recipe, ("molsam.recipes",), "odd.toml"),
-        Target("space", _space_seeds, mutations.toml, space, ("molsam.spaces",), "odd.toml"),
+        Target("sdf", _record_seeds, changes.RECORD, records, ("molsam.datasets",), "odd.sdf"),
+        Target("recipe", _recipe_seeds, changes.toml, recipe, ("molsam.recipes",), "odd.toml"),
+        Target("space", _space_seeds, changes.toml, space, ("molsam.spaces",), "odd.toml"),
         Target("run", _run_seeds, _run_mutated, run, ("molsam.runs", "molsam.report"), "odd-run"),
         Target("cache", _cache_seeds, _cache_mutated, cache, ("molsam.reading",), "odd-cache"),
-        Target("study", _study_seeds, mutations.js, study, ("molsam.tuning",), "odd-study"),
+        Target("study", _study_seeds, changes.js, study, ("molsam.tuning",), "odd-study"),
     )
 }
