@@ -25,7 +25,7 @@ lint: $(VENV)/.dev
 
 # The share of branches that tests take, in the process that runs them.
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=json
 
 # What the tests notice of small changes; it goes on where it was stopped.
 mutants: $(VENV)/.dev
@@ -76,4 +76,4 @@ $(VENV)/.release: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-release runs site dist mutants .coverage .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-release runs site dist mutants .coverage coverage.json .pytest_cache .ruff_cache .hypothesis
