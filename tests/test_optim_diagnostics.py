@@ -29,7 +29,7 @@ COLUMNS = ("cosine", "eps_norm", "omega_norm", "eps_cosine", "omega_cosine")
 
 
 @policies()
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [1, 2, 3])
 def test_looking_changes_nothing(wrap, every):
     """Of a network with dropout: weights, state and later random numbers, bit for bit."""
 
@@ -166,6 +166,23 @@ def test_a_skipped_step_has_no_row():
     assert [row["t"] for row in watch.rows] == [0, 1, 2]
     assert optimizer.skipped == 3
     assert all(math.isfinite(row["omega_norm"]) for row in watch.rows)
+
+
+def test_a_step_skipped_after_a_good_look_has_no_row():
+    net = Net()
+    optimizer = sam(adamw(net))
+    watch, looked = Diagnostics(optimizer), []
+
+    def worse():
+        loss = closure_of(net, optimizer, 0)()
+        if looked:
+            net.last.bias.grad = torch.full_like(net.last.bias, math.nan)
+        looked.append(True)
+        return loss
+
+    watch.step(worse)
+    assert optimizer.skipped == 1
+    assert watch.rows == []
 
 
 def test_without_rows_all_means_are_missing():

@@ -31,6 +31,7 @@ from molsam.optim import (
     RST,
     S2SAM,
     SAM,
+    Direction,
     GraphSAM,
     LookSAM,
     RhoSchedule,
@@ -58,6 +59,14 @@ def test_dtypes(dtype):
     assert moved == pytest.approx([0.0, 0.1, 0.1, 0.1], rel=torch.finfo(dtype).eps)
     assert optimizer.state[w]["eps"].dtype == torch.promote_types(dtype, torch.float32)
     assert not w.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_norm_of_a_gradient_is_as_fine_as_float32_at_least(dtype):
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = Direction.of({nn.Parameter(x): x}).norm
+    fine = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    assert found == pytest.approx(x.double().norm().item(), rel=10 * fine)
 
 
 def test_the_average_of_bfloat16_weights_keeps_small_updates():

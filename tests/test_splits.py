@@ -106,6 +106,12 @@ def test_json_reads_other_peoples_words():
     assert split.to_dict() == {"train": [0], "valid": [1], "test": [2]}
 
 
+@pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.4, 0.3, 0.2, 0.1), (), (0.9, 0.0, 0.1)])
+def test_fractions_that_are_not_three_shares_are_refused(fractions):
+    with pytest.raises(SplitError, match="must be three that sum to 1, above 0 but for the last"):
+        splits.random(10, fractions=fractions)
+
+
 def test_scaffolds_that_leave_none_to_test_are_refused():
     """Unless none was asked for."""
     rings = ["a", "b", "b", "b"]
