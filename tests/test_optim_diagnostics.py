@@ -22,7 +22,7 @@ from optim_problem import (
 )
 from torch import nn
 
-from molsam.optim import Diagnostics, SAMOne
+from molsam.optim import Diagnostics, SAMOne, count_statistics_once, repeat_dropout_masks
 
 STALE = ["GraphSAM", "GraphSAM-on-request", "SAMk", "SAMOne", "S2SAM", "MSAM"]
 COLUMNS = ("cosine", "eps_norm", "omega_norm", "eps_cosine", "omega_cosine")
@@ -183,6 +183,32 @@ def test_a_step_skipped_after_a_good_look_has_no_row():
     watch.step(worse)
     assert optimizer.skipped == 1
     assert watch.rows == []
+
+
+def test_a_right_angle_counts_as_aligned():
+    watch = Diagnostics(sam(adamw(Net())))
+    watch.rows += [dict.fromkeys(COLUMNS, cosine) for cosine in (0.0, -0.5)]
+    assert watch.means()["aligned"] == 0.5
+
+
+def test_looking_beside_repeated_masks_and_counted_statistics():
+    def run(watched):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Dropout(0.5), nn.Linear(7, 1))
+        optimizer = sam(adamw_of(net))
+        repeat_dropout_masks(optimizer)
+        count_statistics_once(optimizer, net)
+        watch = Diagnostics(optimizer) if watched else optimizer
+
+        def closure():
+            optimizer.zero_grad()
+            loss = net(batch(0, torch.float32)[0]).square().mean()
+            loss.backward()
+            return loss
+
+        return [watch.step(closure).item() for _ in range(5)], bits(net)
+
+    assert run(watched=True) == run(watched=False)
 
 
 def test_without_rows_all_means_are_missing():
