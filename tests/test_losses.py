@@ -173,10 +173,11 @@ def test_shapes_must_agree(name):
 
 
 def test_positive_weights_by_hand():
-    y = torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, math.nan], [0, 0, 1, 1], [0, 1, math.nan, 0]])
+    columns = [[1, 0, 0, 0], [0, 0, 0, 1], [0, math.nan, 1, 0], [1, 1, 1, math.nan], [0, 0, 0, 0]]
+    y = torch.tensor(columns).T
     mask = ~y.isnan()
-    mask[3, 3] = False
-    assert losses.positive_weights(y, mask).tolist() == [3, 3, 1, 1]
+    mask[3, 2] = False
+    assert losses.positive_weights(y, mask).tolist() == [3, 3, 1, 1, 1]
 
 
 def test_positive_weights_of_a_single_label_on_one_side():

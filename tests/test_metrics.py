@@ -163,6 +163,7 @@ def test_tasks_that_cannot_be_judged_are_named(name, kind):
 
 
 @every_metric
+@pytest.mark.filterwarnings("error")
 def test_nothing_known_is_nan(name, kind):
     y, prediction, tasks = example(kind, 3)
     found = score(name, np.full_like(y, np.nan), prediction, tasks)

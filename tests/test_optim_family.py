@@ -278,6 +278,20 @@ def test_the_threshold_of_aesam_goes_from_one_lambda_to_the_other():
     assert all(twice[45:])
 
 
+def test_the_threshold_of_aesam_stays_after_its_steps():
+    """At lambda_1 = 0 the gradients above their mean count; on from lambda_2 all would."""
+    w, calls = nn.Parameter(torch.ones(1)), []
+    optimizer = AESAM(at_rest([w]), steps=20, lambda_1=0.0, lambda_2=9.0)
+
+    def closure():
+        calls.append(optimizer.t)
+        w.grad = torch.full((1,), 1.0 + optimizer.t % 2)
+
+    for _ in range(60):
+        optimizer.step(closure)
+    assert [t for t in range(30, 60) if calls.count(t) == 2] == list(range(31, 60, 2))
+
+
 # --- memory --------------------------------------------------------------------------------
 
 
