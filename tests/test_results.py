@@ -67,13 +67,20 @@ def test_the_table_shows_means_spreads_and_the_best():
     assert "- esol: random forest wins over molsam x5 by 0.100 RMSE" in text
 
 
-def test_what_a_search_bought_is_told_task_by_task(monkeypatch):
-    monkeypatch.setattr(results, "BEFORE", {"esol": "0" * 8, "bbbp": "1" * 8})
-    before = [before._replace(model="molsam 00000000") for before in FOREST]
-    _, _, *cells = results.bought([*before, *OURS, *ALONE, *FOREST])
-    assert cells == [
-        ["esol", "before", ".450 ± .071 (2)", "", "", "7"],
-        ["esol", "searched", ".800 ± .158", ".700 ± .158", "", "7"],
+def test_what_a_search_bought_is_told_task_by_task(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "TRIALS", tmp_path)
+    found = "state,score,seconds\ncomplete,0.9,1\npruned,,1\ncomplete,0.8,1\ncomplete,0.85,1\n"
+    for task in ("esol", "freesolv"):  # that of ESOL found nothing
+        (tmp_path / f"{task}.csv").write_text(found, encoding="utf-8")
+    *_, default = results.names_of("default")
+    before = [
+        row(m, s, test, "freesolv")._replace(model=m.replace("molsam", default))
+        for m, s, test in (("molsam x5", 0, 0.5), ("molsam", 0, 0.7), ("molsam", 1, 0.5))
+    ]
+    after = [row("molsam x5 + GP", s, 0.4, "freesolv") for s in range(5)]
+    assert list(results.bought([*before, *after, *OURS, *FOREST]))[2:] == [
+        ["freesolv", "default", ".900", ".600 ± .141 (2)", ".500 (1)", ""],
+        ["freesolv", "searched", ".800", "", "", ".400 ± .000"],
     ]
 
 
