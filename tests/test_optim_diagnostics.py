@@ -211,23 +211,6 @@ def test_looking_beside_repeated_masks_and_counted_statistics():
     assert run(watched=True) == run(watched=False)
 
 
-def test_a_look_has_the_masks_of_the_step_it_looks_at():
-    w, seen = nn.Parameter(torch.ones(1000)), []
-    optimizer = sam(torch.optim.SGD([w], lr=0.0))
-    repeat_dropout_masks(optimizer)
-
-    def closure():
-        optimizer.zero_grad()
-        out = nn.functional.dropout(w)
-        seen.append((out == 0).tolist())
-        out.sum().backward()
-
-    watch = Diagnostics(optimizer)
-    for _ in range(2):
-        watch.step(closure)
-    assert seen[0] == seen[1] == seen[2] != seen[3] == seen[4] == seen[5]
-
-
 def test_without_rows_all_means_are_missing():
     means = Diagnostics(sam(adamw(Net()))).means()
     assert set(means) == {*COLUMNS, "aligned"}

@@ -168,13 +168,13 @@ def test_a_look_is_not_counted():
 # --- dropout -------------------------------------------------------------------------------
 
 
-def masks_of(net, optimizer, steps):
-    """For each step the dropout masks of its passes."""
+def masks_of(net, optimizer, steps, watch=None):
+    """For each step the dropout masks of its passes, the look of `watch` among them."""
     masks = []
     net[1].register_forward_hook(lambda layer, inputs, out: masks[-1].append((out == 0).tolist()))
     for t in steps:
         masks.append([])
-        optimizer.step(closure_of(net, optimizer, t))
+        (watch or optimizer).step(closure_of(net, optimizer, t))
     return masks
 
 
@@ -185,6 +185,15 @@ def test_the_second_pass_repeats_the_masks():
     masks = masks_of(net, optimizer, range(4))
     assert all(first == second for first, second in masks)
     assert all(a != b for (a, _), (b, _) in pairwise(masks))
+
+
+def test_a_look_has_the_masks_of_the_step_it_looks_at():
+    net = between([nn.Dropout()])
+    optimizer = make(POLICIES["SAM"], net)
+    repeat_dropout_masks(optimizer)
+    masks = masks_of(net, optimizer, range(4), Diagnostics(optimizer))
+    assert all(look == first == second for look, first, second in masks)
+    assert all(a != b for (a, *_), (b, *_) in pairwise(masks))
 
 
 def test_masks_are_drawn_afresh_unless_asked():
