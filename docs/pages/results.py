@@ -153,17 +153,22 @@ def bought(rows: Sequence[Row]) -> Iterator[list[str]]:
     models = [OURS, f"{OURS} x5", f"{OURS} x5 + GP"]
     yield ["", "", "the search", *map(named, models)]
     yield ["---"] * (3 + len(models))
-    for task in filter(trials, TASKS):
-        if names_of(task) == names_of("default"):
-            continue
+    for task in TASKS:
         tried = [float(trial["score"]) for trial in trials(task) if trial["state"] == "complete"]
+        if not tried or names_of(task) == names_of("default"):
+            continue
         best = max if METRICS[TASKS[task].metric].greater_is_better else min
-        for name, score in (("default", tried[0]), (task, best(tried))):
-            found = of_recipe(rows, task, PAPER_PROTOCOL, name)
-            ours = [row for row in found if row.model not in BASELINES]
+        both = ("default", "default", tried[0]), ("searched", task, best(tried))
+        for title, name, score in both:
+            ours = own(rows, task, name)
             means = {summary.model: summary for summary in summarize(ours)} if ours else {}
-            title = "default" if name == "default" else "searched"
             yield [task, title, number(score), *(cell(means.get(m)) for m in models)]
+
+
+def own(rows: Sequence[Row], task: str, name: str, seeds: Sequence[int] = SEEDS) -> list[Row]:
+    """The rows of `of_recipe` without the baselines, by the paper's protocol."""
+    found = of_recipe(rows, task, PAPER_PROTOCOL, name, seeds)
+    return [row for row in found if row.model not in BASELINES]
 
 
 def recipe(rows: Sequence[Row], path: Path, text: str) -> str:
@@ -220,8 +225,7 @@ def trials(task: str) -> list[dict[str, str]]:
 
 def untouched(rows: Sequence[Row], task: str) -> Iterator[str]:
     """Scores on the test parts of the splits of tuning, which no trial saw."""
-    found = of_recipe(rows, task, PAPER_PROTOCOL, task, TUNED_ON)
-    ours = [row for row in found if row.model not in BASELINES]
+    ours = own(rows, task, task, TUNED_ON)
     for summary in summarize(ours) if ours else ():
         seeds = ", ".join(str(row.seed) for row in ours if row.model == summary.model)
         yield f"test parts of the tuning's splits {seeds}: {named(summary.model)} {cell(summary)}"
