@@ -1,14 +1,16 @@
-"""What a run is about and how it scales: `run.json` and `scalers.json`."""
+"""`run.json`, `scalers.json` and `scores.json`: what a run is about, how it scales and scores."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from .files import fitting, read_json
+from .files import fitting, read_json, write_json
 from .metrics import Kind
 from .scaling import DescriptorScaler, Standardizer
 
@@ -64,3 +66,22 @@ class Scalers:
             target, joined = data["target"], data["descriptors"]
             descriptors = DescriptorScaler.from_dict(joined) if joined else None
             return cls(Standardizer.from_dict(target), descriptors)
+
+
+def write_scores(path: Path, scores: dict[str, Any]) -> None:
+    """Part -> what `metrics.score_all` gives; a mean over no task is null, for JSON has no NaN."""
+    write_json(path, _with_means(scores, lambda mean: None if math.isnan(mean) else mean))
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """What `write_scores` was given."""
+    found = read_json(path)
+    with fitting(path):
+        return _with_means(found, lambda mean: math.nan if mean is None else mean)
+
+
+def _with_means(scores: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    return {
+        part: {name: found | {"mean": change(found["mean"])} for name, found in metrics.items()}
+        for part, metrics in scores.items()
+    }

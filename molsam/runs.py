@@ -35,7 +35,7 @@ from .batches import PackedMolecules
 from .certainty import COVERAGE, Certainty
 from .datasets import Chunk, MoleculeTable, frame_chunks, is_table, iter_chunks
 from .environment import pick_device
-from .files import RunError, check_seal, existing, read_json, read_model, seal, sealed
+from .files import RunError, check_seal, existing, read_model, seal, sealed
 from .gaussian_process import GaussianProcess, Inputs
 from .inference import (
     begin_reading,
@@ -48,7 +48,7 @@ from .inference import (
 )
 from .models import MoleculeModel
 from .recipes import Recipe
-from .records import RunInfo, Scalers
+from .records import RunInfo, Scalers, read_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,8 +135,8 @@ class Run:
 
     @property
     def scores(self) -> dict[str, Any]:
-        """`scores.json`: part -> metric -> {mean, tasks, excluded}."""
-        return read_json(self.folder / "scores.json")
+        """`scores.json`: part -> metric -> {mean, tasks, excluded}; the mean of no task is NaN."""
+        return read_scores(self.folder / "scores.json")
 
     def columns(self) -> list[str]:
         """Names of the prediction columns, a unit in brackets where one is known."""

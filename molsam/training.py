@@ -19,7 +19,7 @@ from .files import LOCK, RunError, read_model, sealed, unseal, working_on, write
 from .gaussian_process import MOST_ROWS, GaussianProcess
 from .preparation import Prepared, fit_scalers, load_table, prepare, refuse_untested
 from .recipes import Recipe, TrainingConfig
-from .records import RunInfo, Scalers
+from .records import RunInfo, Scalers, write_scores
 from .runs import Run
 from .splits import PARTS
 
@@ -271,7 +271,7 @@ def finish_run(run: Run, packed: PackedMolecules, prepared: Prepared) -> None:
         forest = baselines.predict("rf", prepared.problem, split, metric=metric, seed=info.seed)
         found = metrics.score_all(info.kind, table.y[split.test], forest[split.test], info.tasks)
         scores[runs.FOREST] = found
-    write_json(run.folder / "scores.json", scores)
+    write_scores(run.folder / "scores.json", scores)
     fit_certainty(run, prepared, mean, std).save(run.folder / runs.CERTAINTY)
     if len(split.test):
         assert prepared.fingerprints is not None

@@ -463,6 +463,9 @@ def test_without_a_name_runs_are_numbered(tmp_path, monkeypatch):
 def test_four_molecules_are_the_fewest(tmp_path):
     run = fit(tiny.recipe(epochs=1), tiny.regression(4), out=tmp_path / "run")
     assert run.scores["test"]["r2"]["excluded"] == ["activity"]
+    assert math.isnan(run.scores["test"]["r2"]["mean"])
+    parsed = json.loads((run.folder / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert parsed["test"]["r2"]["mean"] is None  # JSON has no NaN
     with pytest.raises(DataError, match="never differs in the 1 training rows"):
         fit(tiny.recipe(), tiny.regression(3), out=tmp_path / "three")
     for count in (1, 2):

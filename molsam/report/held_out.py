@@ -11,7 +11,8 @@ import numpy as np
 
 from .. import metrics, molecules
 from ..certainty import of_classes
-from ..files import fitting, read_json, sealed
+from ..files import fitting, sealed
+from ..records import read_scores
 from ..runs import Run
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def beside(run: Run, metric: str) -> list[float]:
     if not (run.folder.parent / "repeats.json").is_file():
         return []
     folders = sorted(run.folder.parent.glob("seed-*"))
-    done = [read_json(folder / "scores.json") for folder in folders if sealed(folder)]
+    done = [read_scores(folder / "scores.json") for folder in folders if sealed(folder)]
     scored = [each["test"][metric]["mean"] for each in done if "test" in each]
     return scored if len(scored) > 1 else []
 
