@@ -84,11 +84,11 @@ def record(comparison: Comparison, runs: Sequence[Run], path: Path) -> None:
 
 def rows_of(comparison: Comparison, run: Run, model: str) -> list[Row]:
     """The rows of a run: of all that it is made of, then of its parts alone (see `titles`)."""
-    seconds = _seconds(run)
+    seconds, judged = _seconds(run), run.scores
     found = []
     for title, which in titles(model, run.recipe).items():
         scores = {
-            part: rounded(run.scores[which + part][comparison.metric]["mean"])
+            part: rounded(judged[which + part][comparison.metric]["mean"])
             for part in ("valid", "test")
         }
         spent = seconds[0] if which == FIRST_MEMBER else sum(seconds)
