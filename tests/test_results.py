@@ -8,7 +8,7 @@ import pytest
 
 from molsam.comparison import Row, read_rows
 from molsam.studies import write_rows
-from pages import certainty, commands, results, studies, trust
+from pages import certainty, charges, commands, results, studies, trust
 
 RECIPES = sorted(results.RECIPES.glob("*.toml"))
 PROTOCOL = results.PAPER_PROTOCOL
@@ -41,6 +41,20 @@ def test_the_reference_is_that_of_the_commands():
     assert commands.page() == text, "make results"
     for command in ("molsam train", "molsam recipes show", "molsam cache", "molsam bench train"):
         assert f"\n## `{command}`\n" in text
+
+
+def test_the_tables_of_charges_are_those_of_the_evidence(rows):
+    text = results.PAGE.read_text(encoding="utf-8")
+    assert charges.page(rows, text) == text, "make results"
+    assert "| clintox | CT_TOX | 866 of 1,368, 63% | 2 of 112, 2% |" in text
+
+
+def test_scores_of_neutral_molecules_stand_below_those_as_written():
+    forest = [row("rf", s, 0.8 + s / 100, "clintox", "roc_auc") for s in range(5)]
+    neutral = [r._replace(protocol=charges.PROTOCOLS["neutral"], test=0.6) for r in forest]
+    text = charges.page([*forest, *neutral], charges.BEGIN + charges.END)
+    assert "| as written | ROC-AUC |  | **.820** ± .016 |" in text
+    assert "| neutral | ROC-AUC |  | **.600** ± .000 |" in text
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

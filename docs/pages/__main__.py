@@ -1,9 +1,10 @@
 """`make results`."""
 
-from . import certainty, commands, results, studies, trust
+from . import certainty, charges, commands, results, studies, trust
 
 commands.main()
 results.main()
+charges.main()
 studies.main()
 certainty.main()
 trust.main()
