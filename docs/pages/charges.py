@@ -12,7 +12,7 @@ from .results import PAGE, PAPER_PROTOCOL, SCORES, of_recipe, table
 from .text import DOCS, filled, line
 
 WRITTEN = DOCS / "studies" / "charges.csv"
-PROTOCOLS = {"as written": PAPER_PROTOCOL, "neutral": f"{PAPER_PROTOCOL}, charges neutralize"}
+NEUTRAL = f"{PAPER_PROTOCOL}, charges neutralize"
 TASK = "clintox"
 BEGIN, END = "<!-- charges: make results -->", "<!-- end of charges -->"
 
@@ -26,8 +26,11 @@ def main() -> None:
 def page(rows: Sequence[Row], text: str) -> str:
     """The page with the tables of today's evidence."""
     shares = pd.read_csv(WRITTEN)
-    found = {how: of_recipe(rows, TASK, protocol, TASK) for how, protocol in PROTOCOLS.items()}
-    scores = table({how: chosen for how, chosen in found.items() if chosen}, PROTOCOLS["neutral"])
+    found = {
+        "as written": of_recipe(rows, TASK, PAPER_PROTOCOL, TASK),
+        "neutral": of_recipe(rows, TASK, NEUTRAL, TASK, charges="neutralize"),
+    }
+    scores = table({how: chosen for how, chosen in found.items() if chosen}, NEUTRAL)
     return filled(text, BEGIN, ["\n".join(written(shares)), scores], END)
 
 

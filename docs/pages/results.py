@@ -84,10 +84,18 @@ def section(
 
 
 def of_recipe(
-    rows: Sequence[Row], task: str, protocol: str, name: str, seeds: Sequence[int] = SEEDS
+    rows: Sequence[Row],
+    task: str,
+    protocol: str,
+    name: str,
+    seeds: Sequence[int] = SEEDS,
+    **changes: str,
 ) -> list[Row]:
-    """Rows on `task` of the shipped recipe `name`, an ensemble's first, and of the baselines."""
-    ours = names_of(name)
+    """Rows on `task` of the shipped recipe `name`, an ensemble's first, and of the baselines.
+
+    changes -> fields of the recipe that were trained with another value.
+    """
+    ours = names_of(name, **changes)
     chosen = []
     for row in rows:
         if (row.task, row.protocol) != (task, protocol) or row.seed not in seeds:
@@ -100,12 +108,12 @@ def of_recipe(
     return sorted(chosen, key=lambda row: order.index(row.model))
 
 
-def names_of(recipe: str) -> dict[str, str]:
+def names_of(recipe: str, **changes: str) -> dict[str, str]:
     """`molsam DIGEST x5` -> `molsam x5`, and so on for all titles of a shipped recipe's rows."""
     path = RECIPES / f"{recipe}.toml"
     if not path.is_file():
         return {}
-    chosen = Recipe.load(path)
+    chosen = Recipe.load(path).change(changes)
     recorded = titles(f"{OURS} {recipe_digest(chosen)}", chosen)
     return dict(zip(recorded, titles(OURS, chosen), strict=True))
 
