@@ -84,6 +84,16 @@ def test_the_table_shows_means_spreads_and_the_best():
     assert "- esol: random forest wins over molsam x5 by 0.100 RMSE" in text
 
 
+def test_on_the_split_of_the_paper_its_figures_stand_beside_those_of_the_recipes():
+    """There is one split for all seeds, so nothing is tested, and no table of the default recipe."""
+    rows = [r._replace(protocol="paper", split="s") for r in [*ALONE, *FOREST]]
+    text = results.page(rows, f"{results.BEGIN}{results.END}{''.join(results.BOUGHT)}")
+    assert text.count("### ") == 1
+    assert "### Recipes, paper\n\n|  |  | one model | random forest | the paper |" in text
+    assert "| esol | RMSE | **.800** ± .158 | .450 ± .071 (2) | .511 ± .018 |" in text
+    assert "by 0.200 RMSE on average, and on 2 of 2 seeds." in text
+
+
 def test_what_a_search_bought_is_told_task_by_task(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "TRIALS", tmp_path)
     found = "state,score,seconds\ncomplete,0.9,1\npruned,,1\ncomplete,0.8,1\ncomplete,0.85,1\n"
