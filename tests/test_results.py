@@ -85,7 +85,7 @@ def test_the_table_shows_means_spreads_and_the_best():
 
 
 def test_on_the_split_of_the_paper_its_figures_stand_beside_those_of_the_recipes():
-    """There is one split for all seeds, so nothing is tested, and no table of the default recipe."""
+    """One split serves all seeds, so nothing is tested; the default recipe has no table there."""
     rows = [r._replace(protocol="paper", split="s") for r in [*ALONE, *FOREST]]
     text = results.page(rows, f"{results.BEGIN}{results.END}{''.join(results.BOUGHT)}")
     assert text.count("### ") == 1
