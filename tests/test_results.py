@@ -94,6 +94,17 @@ def test_on_the_split_of_the_paper_its_figures_stand_beside_those_of_the_recipes
     assert "by 0.200 RMSE on average, and on 2 of 2 seeds." in text
 
 
+def test_one_model_of_an_ensemble_and_the_process_say_how_they_were_trained():
+    joined = [row("molsam + GP", s, 0.3 + s / 10) for s in range(5)]
+    scaffold = [r._replace(protocol="balanced_scaffold 0.8/0.1/0.1") for r in [*ALONE, *joined]]
+    text = results.page(scaffold, results.BEGIN + results.END)
+    assert "| esol | RMSE | .800 ± .158 | **.500** ± .158 |" in text
+    evidence = "\n".join(results.evidence(scaffold, "esol", scaffold[0].protocol))
+    how = "esol --split balanced_scaffold"
+    assert f"  molsam train {how} --set members=1 --repeats 5 --out runs/esol" in evidence
+    assert "members=1" not in "\n".join(results.evidence(OURS, "esol", PROTOCOL))
+
+
 def test_what_a_search_bought_is_told_task_by_task(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "TRIALS", tmp_path)
     found = "state,score,seconds\ncomplete,0.9,1\npruned,,1\ncomplete,0.8,1\ncomplete,0.85,1\n"

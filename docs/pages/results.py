@@ -111,13 +111,21 @@ def of_recipe(
 
 
 def names_of(recipe: str, **changes: str) -> dict[str, str]:
-    """`molsam DIGEST x5` -> `molsam x5`, and so on for all titles of a shipped recipe's rows."""
+    """`molsam DIGEST x5` -> `molsam x5`, and so on for all titles of a shipped recipe's rows.
+
+    The whole comes first, then its parts: one model and the process, where `members = 1` was
+    trained, and one model alone last.
+    """
     path = RECIPES / f"{recipe}.toml"
     if not path.is_file():
         return {}
     chosen = Recipe.load(path).change(changes)
-    recorded = titles(f"{OURS} {recipe_digest(chosen)}", chosen)
-    return dict(zip(recorded, titles(OURS, chosen), strict=True))
+    recorded = f"{OURS} {recipe_digest(chosen)}"
+    named = {}
+    for each in (chosen, chosen.change({"members": 1})):
+        own = dict(zip(titles(recorded, each), titles(OURS, each), strict=True))
+        named = {title: named[title] for title in named if title not in own} | own
+    return named
 
 
 def table(found: dict[str, list[Row]], protocol: str) -> str:
@@ -209,7 +217,9 @@ def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
         yield f"  {named(summary.model)}: {cell(summary)}"
     seconds = sum(row.seconds for row in ours) / len(ours)
     yield f"  {seconds:.0f} s of training a run; {ours[0].versions}; {max(r.date for r in ours)}"
-    yield f"  molsam train {how} --repeats {len(ours)} --out runs/{task}"
+    ensemble = any(" x" in title for title in names_of(task).values())
+    alone = " --set members=1" if ensemble and " x" not in ours[0].model else ""
+    yield f"  molsam train {how}{alone} --repeats {len(ours)} --out runs/{task}"
     beside = ",".join(dict.fromkeys(row.model for row in chosen if row.model in BASELINES))
     files = f"--runs runs/{task} --out docs/results/scores.csv"
     yield f"  molsam compare {how} --baselines {beside} {files}"
