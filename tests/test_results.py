@@ -120,6 +120,8 @@ def test_what_a_search_bought_is_told_task_by_task(tmp_path, monkeypatch):
         ["freesolv", "default", ".900", ".600 ± .141 (2)", ".500 (1)", ""],
         ["freesolv", "searched", ".800", "", "", ".400 ± .000"],
     ]
+    (tmp_path / "freesolv-default.csv").write_text("state,score\ncomplete,0.95\n")
+    assert [cells[2] for cells in results.bought([*before, *after])][2:] == [".950", ".800"]
 
 
 def test_what_few_seeds_say_names_them():

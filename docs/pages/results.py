@@ -176,7 +176,8 @@ def bought(rows: Sequence[Row]) -> Iterator[list[str]]:
         if not tried or names_of(task) == names_of("default"):
             continue
         best = max if METRICS[TASKS[task].metric].greater_is_better else min
-        both = ("default", "default", tried[0]), ("searched", task, best(tried))
+        first = float((trials(f"{task}-default") or trials(task))[0]["score"])
+        both = ("default", "default", first), ("searched", task, best(tried))
         for title, name, score in both:
             ours = own(rows, task, name)
             means = {summary.model: summary for summary in summarize(ours)} if ours else {}
@@ -210,7 +211,7 @@ def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
     ours = [row for row in chosen if row.model == chosen[0].model]
     if not ours or ours[0].model in BASELINES:
         return
-    seeds = ", ".join(str(row.seed) for row in ours)
+    seeds = ", ".join(map(str, sorted(row.seed for row in ours)))
     how = f"{task} --split {PROTOCOLS[protocol]}"
     yield f"{protocol}, seeds {seeds}: test {METRICS[ours[0].metric].title}, mean ± deviation"
     for summary in summarize(chosen):
@@ -235,7 +236,10 @@ def searched(task: str) -> Iterator[str]:
 
 
 def trials(task: str) -> list[dict[str, str]]:
-    """The rows of the search on `task`, if there was one; the first is the default recipe's."""
+    """The rows of the search on `task`, if there was one.
+
+    The first is of the recipe that it started from: the default's, or there is `TASK-default`.
+    """
     path = TRIALS / f"{task}.csv"
     if not path.is_file():
         return []
