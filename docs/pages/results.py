@@ -120,12 +120,10 @@ def names_of(recipe: str, **changes: str) -> dict[str, str]:
     if not path.is_file():
         return {}
     chosen = Recipe.load(path).change(changes)
+    *wholes, _ = titles(OURS, chosen)  # the last is one model, as among the parts
+    parts = titles(OURS, chosen.change({"members": 1}))
     recorded = f"{OURS} {recipe_digest(chosen)}"
-    named = {}
-    for each in (chosen, chosen.change({"members": 1})):
-        own = dict(zip(titles(recorded, each), titles(OURS, each), strict=True))
-        named = {title: named[title] for title in named if title not in own} | own
-    return named
+    return {title.replace(OURS, recorded, 1): title for title in dict.fromkeys([*wholes, *parts])}
 
 
 def table(found: dict[str, list[Row]], protocol: str) -> str:
@@ -172,11 +170,11 @@ def bought(rows: Sequence[Row]) -> Iterator[list[str]]:
     yield ["", "", "the search", *map(named, models)]
     yield ["---"] * (3 + len(models))
     for task in TASKS:
-        tried = [float(trial["score"]) for trial in trials(task) if trial["state"] == "complete"]
+        tried = scores(task)
         if not tried or names_of(task) == names_of("default"):
             continue
         best = max if METRICS[TASKS[task].metric].greater_is_better else min
-        first = float((trials(f"{task}-default") or trials(task))[0]["score"])
+        first, *_ = scores(f"{task}-default") or tried
         both = ("default", "default", first), ("searched", task, best(tried))
         for title, name, score in both:
             ours = own(rows, task, name)
@@ -235,11 +233,17 @@ def searched(task: str) -> Iterator[str]:
         yield f"{len(found)} trials ({counts}) in {hours:.1f} h: docs/results/tuning/{task}.csv"
 
 
-def trials(task: str) -> list[dict[str, str]]:
-    """The rows of the search on `task`, if there was one.
+def scores(task: str) -> list[float]:
+    """Those of the complete trials on `task`.
 
-    The first is of the recipe that it started from: the default's, or there is `TASK-default`.
+    The first is of the recipe that the search started from: the default's, or there is
+    `TASK-default`.
     """
+    return [float(trial["score"]) for trial in trials(task) if trial["state"] == "complete"]
+
+
+def trials(task: str) -> list[dict[str, str]]:
+    """The rows of the search on `task`, if there was one."""
     path = TRIALS / f"{task}.csv"
     if not path.is_file():
         return []
