@@ -100,9 +100,18 @@ def test_one_model_of_an_ensemble_and_the_process_say_how_they_were_trained():
     text = results.page(scaffold, results.BEGIN + results.END)
     assert "| esol | RMSE | .800 ± .158 | **.500** ± .158 |" in text
     evidence = "\n".join(results.evidence(scaffold, "esol", scaffold[0].protocol))
-    how = "esol --split balanced_scaffold"
-    assert f"  molsam train {how} --set members=1 --repeats 5 --out runs/esol" in evidence
-    assert "members=1" not in "\n".join(results.evidence(OURS, "esol", PROTOCOL))
+    how = "esol --split balanced_scaffold --set members=1"
+    assert f"  molsam train {how} --repeats 5 --out runs/balanced_scaffold/esol\n" in evidence
+    random = "\n".join(results.evidence(OURS, "esol", PROTOCOL))
+    assert "  molsam train esol --split random --repeats 5 --out runs/esol\n" in random
+
+
+def test_tasks_that_were_searched_and_not_run_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "TRIALS", tmp_path)
+    for task in ("esol", "bbbp", "bace"):
+        (tmp_path / f"{task}.csv").write_text("state,score,seconds\ncomplete,0.9,1\n")
+    text = "\n".join(results.section(OURS, PROTOCOL, "Recipes", {t: t for t in results.TASKS}))
+    assert text.endswith("\n- Not run: bbbp, bace.")
 
 
 def test_what_a_search_bought_is_told_task_by_task(tmp_path, monkeypatch):

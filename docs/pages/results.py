@@ -72,7 +72,7 @@ def page(rows: Sequence[Row], text: str) -> str:
 def section(
     rows: Sequence[Row], protocol: str, title: str, recipes: Mapping[str, str]
 ) -> Iterator[str]:
-    """Title, table and verdicts of one protocol, where there are rows of it.
+    """Title, table and verdicts of one protocol, where there are rows of it, and what is missing.
 
     recipes -> task, or file: the name of the recipe that is shown for it.
     """
@@ -82,7 +82,10 @@ def section(
         return
     yield f"### {title}, {protocol}"
     yield table(found, protocol)
-    yield "\n".join(verdict(task, chosen) for task, chosen in found.items())
+    lines = [verdict(task, chosen) for task, chosen in found.items()]
+    if missing := [task for task in recipes if trials(task) and task not in found]:
+        lines.append(f"- Not run: {', '.join(missing)}.")
+    yield "\n".join(lines)
 
 
 def of_recipe(
@@ -210,7 +213,9 @@ def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
     if not ours or ours[0].model in BASELINES:
         return
     seeds = ", ".join(map(str, sorted(row.seed for row in ours)))
-    how = f"{task} --split {PROTOCOLS[protocol]}"
+    split = PROTOCOLS[protocol]
+    how = f"{task} --split {split}"
+    runs = f"runs/{task}" if protocol == PAPER_PROTOCOL else f"runs/{split}/{task}"
     yield f"{protocol}, seeds {seeds}: test {METRICS[ours[0].metric].title}, mean ± deviation"
     for summary in summarize(chosen):
         yield f"  {named(summary.model)}: {cell(summary)}"
@@ -218,9 +223,9 @@ def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
     yield f"  {seconds:.0f} s of training a run; {ours[0].versions}; {max(r.date for r in ours)}"
     ensemble = any(" x" in title for title in names_of(task).values())
     alone = " --set members=1" if ensemble and " x" not in ours[0].model else ""
-    yield f"  molsam train {how}{alone} --repeats {len(ours)} --out runs/{task}"
+    yield f"  molsam train {how}{alone} --repeats {len(ours)} --out {runs}"
     beside = ",".join(dict.fromkeys(row.model for row in chosen if row.model in BASELINES))
-    files = f"--runs runs/{task} --out docs/results/scores.csv"
+    files = f"--runs {runs} --out docs/results/scores.csv"
     yield f"  molsam compare {how} --baselines {beside} {files}"
 
 
