@@ -17,6 +17,7 @@ from pathlib import Path
 
 import kill_compare
 import numpy as np
+import pandas as pd
 import pytest
 import shell
 import tiny
@@ -107,6 +108,8 @@ def test_scores_of_a_run_stand_beside(run):
     assert row.valid == pytest.approx(run.scores["valid"]["rmse"]["mean"], rel=1e-5)
     assert row.test == pytest.approx(run.scores["test"]["rmse"]["mean"], rel=1e-5)
     assert (row.n_train, row.n_test) == (run.info.molecules["train"], run.info.molecules["test"])
+    trained = pd.read_csv(run.members[0] / "history.csv")["seconds"].sum()
+    assert row.seconds == pytest.approx(trained, abs=0.051)  # in tenths
 
 
 def test_runs_of_several_recipes_are_several_models(run, tmp_path):

@@ -104,6 +104,7 @@ def test_one_model_of_an_ensemble_and_the_process_say_how_they_were_trained():
     assert f"  molsam train {how} --repeats 5 --out runs/balanced_scaffold/esol\n" in evidence
     random = "\n".join(results.evidence(OURS, "esol", PROTOCOL))
     assert "  molsam train esol --split random --repeats 5 --out runs/esol\n" in random
+    assert "members=1" not in random
 
 
 def test_tasks_that_were_searched_and_not_run_are_named(tmp_path, monkeypatch):
