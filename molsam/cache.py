@@ -77,4 +77,7 @@ def clear() -> None:
 
 
 def _files() -> list[Path]:
-    return [path for path in folder().glob("*") if path.is_file()]
+    try:
+        return [path for path in folder().iterdir() if path.is_file()]
+    except OSError:  # no folder, or none any more
+        return []
