@@ -65,8 +65,11 @@ def save(name: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def size() -> tuple[int, int]:
-    """Entries and their bytes."""
-    sizes = [path.stat().st_size for path in _files()]
+    """Entries and their bytes; what another process removes meanwhile is not counted."""
+    sizes = []
+    for path in _files():
+        with suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size)
     return len(sizes), sum(sizes)
 
 

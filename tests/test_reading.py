@@ -315,6 +315,7 @@ def test_a_cache_that_vanishes_again_and_again_changes_nothing(own_cache):
         for _ in range(20):
             found = read(smiles, "compt", fingerprints=True, processes=1, keep=True)
             assert_same_reading(found, expected)
+            assert cache.size()[0] <= 2
             if own_cache.exists():
                 cache.clear()
     finally:
