@@ -103,7 +103,10 @@ def _sd(values: np.ndarray) -> float:
 
 
 def verdicts(metric: str, summaries: Sequence[Summary]) -> Iterator[str]:
-    """One sentence for each baseline that is ahead of the reference, or one that none is."""
+    """One sentence for each baseline that is ahead of the reference, or one that none is.
+
+    A baseline on fewer seeds than the reference has is named with their number.
+    """
     title = metrics.METRICS[metric].title
     beside = [s for s in summaries if s.pairs and s.model in BASELINES]
     ahead = sorted((s for s in beside if s.behind < 0), key=lambda s: s.behind)
@@ -115,5 +118,11 @@ def verdicts(metric: str, summaries: Sequence[Summary]) -> Iterator[str]:
             f"average, and on {s.wins} of {s.pairs} seeds{p}"
         )
     if beside and not ahead:
-        names = ", ".join(BASELINES[s.model].title for s in beside)
+        of = max(s.n for s in summaries if s.model == reference)
+        names = ", ".join(_name(s, of) for s in beside)
         yield f"{reference} is ahead of {names} on average"
+
+
+def _name(summary: Summary, of: int) -> str:
+    title = BASELINES[summary.model].title
+    return title if summary.pairs == of else f"{title} (on {summary.pairs} of {of} seeds)"
