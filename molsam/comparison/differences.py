@@ -118,11 +118,11 @@ def verdicts(metric: str, summaries: Sequence[Summary]) -> Iterator[str]:
             f"average, and on {s.wins} of {s.pairs} seeds{p}"
         )
     if beside and not ahead:
-        of = max(s.n for s in summaries if s.model == reference)
-        names = ", ".join(_name(s, of) for s in beside)
+        seeds = max(s.n for s in summaries if s.model == reference)
+        names = ", ".join(_name(s, seeds) for s in beside)
         yield f"{reference} is ahead of {names} on average"
 
 
-def _name(summary: Summary, of: int) -> str:
+def _name(summary: Summary, seeds: int) -> str:
     title = BASELINES[summary.model].title
-    return title if summary.pairs == of else f"{title} (on {summary.pairs} of {of} seeds)"
+    return title if summary.pairs == seeds else f"{title} (on {summary.pairs} of {seeds} seeds)"
