@@ -107,20 +107,21 @@ def verdicts(metric: str, summaries: Sequence[Summary]) -> Iterator[str]:
 
     A baseline on fewer seeds than the reference has is named with their number.
     """
+    ours = next((s for s in summaries if s.model.startswith(OURS)), None)
+    if ours is None:
+        return
     title = metrics.METRICS[metric].title
     beside = [s for s in summaries if s.pairs and s.model in BASELINES]
     ahead = sorted((s for s in beside if s.behind < 0), key=lambda s: s.behind)
-    reference = next((s.model for s in summaries if s.model.startswith(OURS)), OURS)
     for s in ahead:
         p = "" if math.isnan(s.p) else f", p = {s.p:.2g}"
         yield (
-            f"{BASELINES[s.model].title} wins over {reference} by {-s.behind:.3f} {title} on "
+            f"{BASELINES[s.model].title} wins over {ours.model} by {-s.behind:.3f} {title} on "
             f"average, and on {s.wins} of {s.pairs} seeds{p}"
         )
     if beside and not ahead:
-        seeds = max(s.n for s in summaries if s.model == reference)
-        names = ", ".join(_name(s, seeds) for s in beside)
-        yield f"{reference} is ahead of {names} on average"
+        names = ", ".join(_name(s, ours.n) for s in beside)
+        yield f"{ours.model} is ahead of {names} on average"
 
 
 def _name(summary: Summary, seeds: int) -> str:
