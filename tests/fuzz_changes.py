@@ -154,11 +154,11 @@ def tree_of(tree: Any, rng: Random) -> Any:
     for _ in range(rng.choice((1, 1, 1, 3))):
         places = list(_places(tree))
         if not places:
-            return rng.choice(VALUES)
+            return _value(rng)
         holder, key = rng.choice(places)
         kind = rng.random()
         if kind < 0.5:
-            holder[key] = rng.choice(VALUES)
+            holder[key] = _value(rng)
         elif kind < 0.65:
             del holder[key]
         elif kind < 0.8:
@@ -166,10 +166,15 @@ def tree_of(tree: Any, rng: Random) -> Any:
             value = other[there] if there in other or isinstance(other, list) else None
             holder[key] = json.loads(json.dumps(value, default=str))
         elif isinstance(holder, list):
-            holder.insert(key, rng.choice(VALUES))
+            holder.insert(key, _value(rng))
         else:
-            holder[rng.choice(("x", "", str(key) + "s", "smiles", "name"))] = rng.choice(VALUES)
+            holder[rng.choice(("x", "", str(key) + "s", "smiles", "name"))] = _value(rng)
     return tree
+
+
+def _value(rng: Random) -> Any:
+    """One of `VALUES`, as a copy: a later change of the tree may be a change within it."""
+    return deepcopy(rng.choice(VALUES))
 
 
 def _places(tree: Any):

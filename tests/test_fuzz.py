@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 import fuzz
+import fuzz_changes as changes
 import pytest
 from fuzz_targets import TARGETS, Target
 from hypothesis import HealthCheck, given, settings
@@ -35,6 +36,16 @@ def test_broken_input_is_refused_by_a_sentence(name):
         fuzz.judge(target, target.changed(rng.choice(seeds), rng))
 
     tries()
+
+
+@pytest.mark.parametrize("change", [changes.js, changes.toml], ids=["js", "toml"])
+def test_the_same_numbers_make_the_same_change(change):
+    data = {changes.js: b'{"a": [1, {"b": 2}]}', changes.toml: b"a = [1]\n[b]\nc = 2\n"}[change]
+
+    def many() -> list[bytes]:
+        return [change(data, Random(seed)) for seed in range(300)]
+
+    assert many() == many()
 
 
 # A fault is found where there is one

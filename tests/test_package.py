@@ -155,7 +155,7 @@ def test_every_room_in_the_documents_is_there():
 # Documents
 
 
-@pytest.mark.usefixtures("sigterm", "rdkit_logs")
+@pytest.mark.usefixtures("polite_ray", "rdkit_logs")
 @pytest.mark.parametrize("path", PYTHON, ids=name_of)
 def test_python_in_a_document_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

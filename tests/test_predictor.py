@@ -103,10 +103,9 @@ def test_what_is_sent_is_a_path(run, tmp_path, monkeypatch, expected):
     np.testing.assert_array_equal(pickle.loads(sent)(FRAME)["activity"], expected["activity"])
 
 
-@pytest.mark.usefixtures("sigterm")
-def test_ray_maps_it_over_a_data_set(run, expected, monkeypatch):
+@pytest.mark.usefixtures("polite_ray")
+def test_ray_maps_it_over_a_data_set(run, expected):
     ray = pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         rows = ray.data.from_pandas(pd.concat([FRAME] * 4, ignore_index=True)).repartition(3)
