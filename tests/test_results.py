@@ -147,6 +147,16 @@ def test_what_is_compared_on_few_seeds_names_those():
     assert "- esol, seeds 1, 2: random forest wins over molsam x5" in text
 
 
+def test_the_splits_of_a_search_have_a_table_of_their_own():
+    tuned = [r._replace(seed=1000 + r.seed, test=r.test + 1) for r in [*OURS[:3], *FOREST]]
+    text = results.page([*OURS, *FOREST, *tuned], results.BEGIN + results.END)
+    final, searched, _default = text.split("### ")[1:]
+    assert "| **.700** ± .158 | .450 ± .071 (2) | .511 ± .018 |" in final
+    assert searched.startswith("Recipes on the splits of their searches, random 0.8/0.1/0.1\n")
+    assert "| **1.600** ± .100 (3) | 1.450 ± .071 (2) | .511 ± .018 |" in searched
+    assert "- esol, seeds 1000, 1001, 1002: random forest wins over molsam x5" in searched
+
+
 def test_a_recipe_that_was_not_run_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "TRIALS", tmp_path)
     assert "- esol: the recipe was not run." in results.page(FOREST, results.BEGIN + results.END)

@@ -63,20 +63,27 @@ def page(rows: Sequence[Row], text: str) -> str:
     """The page with the tables of today's evidence."""
     tables = dict.fromkeys([*TASKS, *(row.task for row in rows)], "default")
     shown = [*PROTOCOLS, PAPER_SPLIT]
-    own = [section(rows, protocol, "Recipes", {t: t for t in TASKS}) for protocol in shown]
+    tuned = {task: task for task in TASKS}
+    own = [section(rows, protocol, "Recipes", tuned) for protocol in shown]
+    where = "Recipes on the splits of their searches"
+    searched_on = section(rows, PAPER_PROTOCOL, where, tuned, TUNED_ON)
     default = section(rows, PAPER_PROTOCOL, "The default recipe", tables)
-    text = filled(text, BEGIN, chain(*own, default), END)
+    text = filled(text, BEGIN, chain(*own, searched_on, default), END)
     return filled(text, BOUGHT[0], ["\n".join(map(line, bought(rows)))], BOUGHT[1])
 
 
 def section(
-    rows: Sequence[Row], protocol: str, title: str, recipes: Mapping[str, str]
+    rows: Sequence[Row],
+    protocol: str,
+    title: str,
+    recipes: Mapping[str, str],
+    seeds: Sequence[int] = SEEDS,
 ) -> Iterator[str]:
     """Title, table and verdicts of one protocol, where there are rows of it, and what is missing.
 
     recipes -> task, or file: the name of the recipe that is shown for it.
     """
-    found = {task: of_recipe(rows, task, protocol, name) for task, name in recipes.items()}
+    found = {task: of_recipe(rows, task, protocol, name, seeds) for task, name in recipes.items()}
     found = {task: chosen for task, chosen in found.items() if chosen}
     if not found:
         return
