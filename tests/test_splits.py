@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
@@ -390,16 +390,24 @@ def test_other_words_are_named_with_their_row(word):
 
 @RELAXED
 @given(rows=st.lists(st.integers(20, 200), min_size=1, max_size=4), seed=SEEDS)
+@example(rows=[85, 200, 145, 107], seed=8662)
 def test_classes_keep_their_shares(rows, seed):
+    """A ten that lies within a class is dealt 8, 1, 1; at either end a class may cut one.
+
+    A cut ten gives at most both rows that it holds out and none of its eight, or the other way
+    round: 1.6 from the share that trains; or the one that validates alone: .9 from its share.
+    """
+    rows = [*rows, 20 + -sum(rows) % 10]  # tens alone, without one that is larger
     y = np.repeat(np.arange(len(rows)), rows).astype(float)
     generator = np.random.default_rng(seed)
     y = y[generator.permutation(len(y))]
     split = splits.stratified(y, seed)
+    ends = (2 * 1.6, 2 * 0.9, 2 * 0.9)
     for label, count in enumerate(rows):
-        for part, share in zip(PARTS, (0.8, 0.1, 0.1), strict=True):
+        for part, share, most in zip(PARTS, (0.8, 0.1, 0.1), ends, strict=True):
             here = (y[getattr(split, part)] == label).sum()
             assert here >= 1
-            assert abs(here - share * count) < 3
+            assert abs(here - share * count) <= most + 1e-9
 
 
 @RELAXED
