@@ -63,10 +63,10 @@ def page(rows: Sequence[Row], text: str) -> str:
     """The page with the tables of today's evidence."""
     tables = dict.fromkeys([*TASKS, *(row.task for row in rows)], "default")
     shown = [*PROTOCOLS, PAPER_SPLIT]
-    tuned = {task: task for task in TASKS}
-    own = [section(rows, protocol, "Recipes", tuned) for protocol in shown]
-    where = "Recipes on the splits of their searches"
-    searched_on = section(rows, PAPER_PROTOCOL, where, tuned, TUNED_ON)
+    names = {task: task for task in TASKS}
+    own = [section(rows, protocol, "Recipes", names) for protocol in shown]
+    title = "Recipes on the splits of their searches"
+    searched_on = section(rows, PAPER_PROTOCOL, title, names, TUNED_ON)
     default = section(rows, PAPER_PROTOCOL, "The default recipe", tables)
     text = filled(text, BEGIN, chain(*own, searched_on, default), END)
     return filled(text, BOUGHT[0], ["\n".join(map(line, bought(rows)))], BOUGHT[1])
