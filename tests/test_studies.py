@@ -16,7 +16,7 @@ import tiny
 from scipy import stats
 from typer.testing import CliRunner
 
-from molsam import Recipe, datasets, studies, training
+from molsam import Recipe, Run, datasets, studies, training
 from molsam.cli import app
 from molsam.splits import PARTS
 from molsam.studies import Contest, Study, StudyError
@@ -237,6 +237,14 @@ def test_a_row_of_a_contest_says_what_its_run_says(two_calls):
         assert row["sharpness"] == pytest.approx(history["sharpness"].iloc[-1], rel=1e-5)
         assert history["sharpness"].notna().sum() == 1
         assert [row[f"n_{part}"] for part in PARTS] == [len(split[part]) for part in PARTS]
+
+
+def test_scores_are_compared_as_they_are_written(two_calls):
+    out, (_, rows), _ = two_calls
+    for _, row in rows.iterrows():
+        folder = studies.run_folder(out, row["task"], row["variant"], row["seed"])
+        compared = CONTEST.row(Run.load(folder))
+        assert (compared["valid"], compared["test"]) == (row["valid"], row["test"])
 
 
 def test_half_the_epochs_of_sam_take_as_many_gradients_as_adam(two_calls):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..comparison import rounded
 from ..files import write_csv
 from ..splits import PARTS
 
@@ -51,14 +52,15 @@ def row_of(run: Run) -> dict[str, Any]:
 def full_row_of(run: Run) -> dict[str, Any]:
     """`row_of`, with the test score of the weights that validation chose, and their epoch.
 
-    n_train, n_valid, n_test -> molecules of each part.
+    n_train, n_valid, n_test -> molecules of each part. Scores have six figures, as they are
+    written: areas that differ by the last bit of a sum are a tie.
     """
     row, epochs = row_of(run), history(run)
     metric = row.pop("metric")
     return {
         "metric": metric,
-        "valid": row.pop("valid"),
-        "test": run.scores["test"][metric]["mean"],
+        "valid": rounded(row.pop("valid")),
+        "test": rounded(run.scores["test"][metric]["mean"]),
         "best_epoch": int(epochs["epoch"][epochs["kept"]].iloc[-1]),
         "epochs": len(epochs),
         **row,
