@@ -27,6 +27,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 SUMS = "SHA256SUMS"
 LOCK = ".lock"
+SIX_FIGURES = ".6g"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # as OWASP lists them
 # What damaged content raises, wherever it is first used.
 UNFIT = (
@@ -125,9 +126,14 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def rounded(number: float) -> float:
+    """To six figures, as `to_csv` writes it."""
+    return float(format(number, SIX_FIGURES))
+
+
 def to_csv(frame: pd.DataFrame) -> bytes:
     """A table without its index, numbers to six figures."""
-    return frame.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
+    return frame.to_csv(index=False, lineterminator="\n", float_format=f"%{SIX_FIGURES}").encode()
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -116,12 +116,10 @@ def _spare(ours: Iterable[str], run: Run) -> list[tuple[str, ...]]:
 
 def _rounded(frame: pd.DataFrame, ours: int) -> pd.DataFrame:
     """The frame with the numbers of its last columns, `ours`, to six figures."""
-    last = frame.iloc[:, -ours:].map(_six_figures)
+    from ..files import rounded
+
+    last = frame.iloc[:, -ours:].map(lambda v: rounded(v) if isinstance(v, float) else v)
     return frame.iloc[:, :-ours].join(last)
-
-
-def _six_figures(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _quoting(frame: pd.DataFrame) -> int:

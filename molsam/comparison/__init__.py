@@ -9,7 +9,7 @@ baselines. `summarize` pairs both by seed.
 from .compared import Comparison, protocol
 from .differences import Summary, corrected_t_test, resampled, summarize, verdicts
 from .fitted import baseline_rows, declined, fit_baseline, named_baselines
-from .rows import OURS, CompareError, Row, add_rows, read_rows, rounded
+from .rows import OURS, CompareError, Row, add_rows, read_rows
 from .trained import (
     fitting_runs,
     mismatch,
@@ -41,7 +41,6 @@ __all__ = [
     "recipe_digest",
     "record",
     "resampled",
-    "rounded",
     "rows_of",
     "run_rows",
     "summarize",

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from .. import baselines, metrics
 from ..baselines import BASELINES
+from ..files import rounded
 from .compared import Comparison
-from .rows import CompareError, Row, add_rows, read_rows, rounded
+from .rows import CompareError, Row, add_rows, read_rows
 
 
 def named_baselines(text: str) -> list[str]:

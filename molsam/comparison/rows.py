@@ -45,11 +45,6 @@ class Row(NamedTuple):
         return self.task, self.protocol, self.seed, self.model
 
 
-def rounded(score: float) -> float:
-    """To six figures."""
-    return float(f"{score:.6g}")
-
-
 def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV that `add_rows` wrote; none where there is no file."""
     if not path.is_file():

@@ -8,12 +8,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import read_json
+from ..files import read_json, rounded
 from ..recipes import Recipe
 from ..runs import FIRST_MEMBER, MODELS_ALONE, Run, find_runs
 from ..spaces import PROTOCOL
 from .compared import Comparison
-from .rows import OURS, CompareError, Row, add_rows, rounded
+from .rows import OURS, CompareError, Row, add_rows
 
 
 def named_runs(comparison: Comparison, folders: Sequence[Path]) -> list[Run]:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..comparison import rounded
-from ..files import write_csv
+from ..files import rounded, write_csv
 from ..splits import PARTS
 
 if TYPE_CHECKING:
