@@ -47,7 +47,7 @@ def together(
     ------
     WorkerError : a process was killed from outside, most likely for want of memory.
     """
-    return _go_on(_begin(work, chunks, processes), work, deque(chunks), processes, refused)
+    return _go_on(_begun(work, chunks, processes), work, deque(chunks), processes, refused)
 
 
 def alone(work: Work[Item, Made], item: Item, refused: Refused[Made]) -> Made:
@@ -72,7 +72,7 @@ def _go_on(
     while todo:
         # The chunk may be innocent: joblib raises before it hands out what is done already.
         yield from (alone(work, item, refused) for item in todo.popleft())
-        yield from _unbroken(_begin(work, todo, processes), todo)
+        yield from _unbroken(_begun(work, todo, processes), todo)
 
 
 def _unbroken(begun: Iterable[Made], todo: deque[Sequence[Item]]) -> Iterator[Made]:
@@ -81,6 +81,15 @@ def _unbroken(begun: Iterable[Made], todo: deque[Sequence[Item]]) -> Iterator[Ma
         for made in begun:
             todo.popleft()
             yield made
+
+
+def _begun(
+    work: Work[Item, Made], chunks: Iterable[Sequence[Item]], processes: int
+) -> Iterator[Made]:
+    """`_begin`, or nothing if a worker ends before the last chunk is handed out."""
+    with suppress(BrokenExecutor):
+        return _begin(work, chunks, processes)
+    return iter(())
 
 
 def _begin(

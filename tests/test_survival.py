@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from textwrap import dedent
 
+import joblib
 import pytest
 from fatal_work import work
 from odd_molecules import smiles_of
@@ -41,6 +43,23 @@ def test_a_chunk_that_is_fatal_costs_one_item(fatal):
     found = [item for made in together(fatal, chunks, 2, refused) for item in made]
     needs = "RDKit needs more than 1 GiB of memory for it"
     assert found == ["a", "b", "c", "it ends RDKit's process", "d", "e", needs, "f"]
+
+
+def test_a_worker_may_end_while_others_are_still_given_work(fatal, monkeypatch):
+    delayed = joblib.delayed
+
+    def slowly(function):
+        def later(*given):
+            time.sleep(0.5)
+            return delayed(function)(*given)
+
+        return later
+
+    monkeypatch.setattr(joblib, "delayed", slowly)
+    chunks = [["SIGSEGV"], ["a"], ["b"], ["SIGSEGV", "c"], ["d"], ["e"]]
+    found = [item for made in together(fatal, chunks, 2, refused) for item in made]
+    ends = "it ends RDKit's process"
+    assert found == [ends, "a", "b", ends, "c", "d", "e"]
 
 
 def test_what_has_no_end_is_ended(fatal):
