@@ -456,6 +456,8 @@ def test_the_command_beside_the_runs_it_finds(mine):
         row["test"] - tests[row["seed"]] for row in report["rows"] if row["model"] == "svm-rbf"
     ]
     assert models["svm-rbf"]["behind"] == pytest.approx(np.mean(behind), rel=1e-3, abs=1e-5)
+    alone = compare(*own, "--seeds", 0, "--baselines", "svm-rbf")
+    assert "no p: one seed has no spread." in alone.out
 
 
 def test_the_command_without_runs(mine):

@@ -27,7 +27,7 @@ def say_fit(row: Row) -> None:
 
 def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
     """Every model over seeds, beside our own where there is one, and who wins."""
-    from ..comparison import OURS, resampled, verdicts
+    from ..comparison import OURS, verdicts
     from ..metrics import METRICS
 
     first = rows[0]
@@ -50,16 +50,23 @@ def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
         return
     say(
         "behind: how far a model scores behind molsam's on the same split, negative where it is "
-        "ahead; wins: on how many seeds it is ahead; "
-        + (
-            "p: corrected resampled t-test (Nadeau and Bengio 2003), two-sided, each comparison "
-            "by itself."
-            if resampled(rows)
-            else "no p: one split serves all seeds, whose spread is that of the models alone."
-        )
+        f"ahead; wins: on how many seeds it is ahead; {_test(rows)}"
     )
     for sentence in verdicts(first.metric, summaries):
         say(escape(sentence))
+
+
+def _test(rows: Sequence[Row]) -> str:
+    from ..comparison import resampled
+
+    if len({row.seed for row in rows}) == 1:
+        return "no p: one seed has no spread."
+    if not resampled(rows):
+        return "no p: one split serves all seeds, whose spread is that of the models alone."
+    return (
+        "p: corrected resampled t-test (Nadeau and Bengio 2003), two-sided, each comparison by "
+        "itself."
+    )
 
 
 def trial_text(study: Study, trial: Any) -> str:
