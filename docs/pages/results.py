@@ -219,11 +219,12 @@ def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
     ours = [row for row in chosen if row.model == chosen[0].model]
     if not ours or ours[0].model in BASELINES:
         return
-    seeds = ", ".join(map(str, sorted(row.seed for row in ours)))
+    seeds = sorted(row.seed for row in ours)
     split = PROTOCOLS[protocol]
     how = f"{task} --split {split}"
     runs = f"runs/{task}" if protocol == PAPER_PROTOCOL else f"runs/{split}/{task}"
-    yield f"{protocol}, seeds {seeds}: test {METRICS[ours[0].metric].title}, mean ± deviation"
+    shown = ", ".join(map(str, seeds))
+    yield f"{protocol}, seeds {shown}: test {METRICS[ours[0].metric].title}, mean ± deviation"
     for summary in summarize(chosen):
         yield f"  {named(summary.model)}: {cell(summary)}"
     seconds = sum(row.seconds for row in ours) / len(ours)
@@ -233,7 +234,8 @@ def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
     yield f"  molsam train {how}{alone} --repeats {len(ours)} --out {runs}"
     beside = ",".join(dict.fromkeys(row.model for row in chosen if row.model in BASELINES))
     files = f"--runs {runs} --out docs/results/scores.csv"
-    yield f"  molsam compare {how} --baselines {beside} {files}"
+    which = "" if seeds == list(SEEDS) else f" --seeds {','.join(map(str, seeds))}"
+    yield f"  molsam compare {how}{which} --baselines {beside} {files}"
 
 
 def searched(task: str) -> Iterator[str]:
