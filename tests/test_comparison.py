@@ -390,6 +390,24 @@ def test_one_split_for_all_seeds_allows_no_test():
     assert sentence.endswith("on 2 of 2 seeds")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "sentence"),
+    [
+        (0.8, "random forest wins over molsam by 0.200 RMSE"),
+        (1.2, "molsam is ahead of random forest"),
+    ],
+)
+def test_one_seed_has_no_average(theirs, sentence):
+    found = compared([3])
+    rows = rows_of(found, "molsam", {3: 1.0}) + rows_of(found, "rf", {3: theirs})
+    assert list(comparison.verdicts(found.metric, comparison.summarize(rows))) == [sentence]
+
+
+def test_seeds_are_counted_in_words():
+    assert comparison.seeds_text([3, 3]) == "seed 3"
+    assert comparison.seeds_text([2, 0]) == "seeds 0, 2"
+
+
 def test_protocols_tell_splits_apart():
     changes = [
         {},
@@ -458,6 +476,8 @@ def test_the_command_beside_the_runs_it_finds(mine):
     assert models["svm-rbf"]["behind"] == pytest.approx(np.mean(behind), rel=1e-3, abs=1e-5)
     alone = compare(*own, "--seeds", 0, "--baselines", "svm-rbf")
     assert "no p: one seed has no spread." in alone.out
+    assert "random 0.8/0.1/0.1, seed 0.\n" in alone.out
+    assert "deviation" not in alone.out
 
 
 def test_the_command_without_runs(mine):

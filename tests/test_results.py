@@ -141,6 +141,11 @@ def test_what_few_seeds_say_names_them():
     assert "- esol, seeds 1, 2: random forest wins over molsam x5 by 0.100 RMSE" in text
 
 
+def test_what_one_seed_says_has_no_average():
+    text = results.page([OURS[1], *FOREST], results.BEGIN + results.END)
+    assert "- esol, seed 1: random forest wins over molsam x5 by 0.100 RMSE.\n" in text
+
+
 def test_what_is_compared_on_few_seeds_names_those():
     """Not the seeds of other rows of the recipe, which the sentence does not speak of."""
     text = results.page([*OURS[1:3], *ALONE, *FOREST], results.BEGIN + results.END)

@@ -16,6 +16,7 @@ from molsam.comparison import (
     Summary,
     read_rows,
     recipe_digest,
+    seeds_text,
     summarize,
     titles,
     verdicts,
@@ -170,7 +171,7 @@ def verdict(task: str, rows: Sequence[Row]) -> str:
     if reference in BASELINES:
         return f"- {task}: the recipe was not run."
     seeds = sorted({row.seed for row in rows if row.model == reference})
-    which = "" if seeds == list(SEEDS) else f", seeds {', '.join(map(str, seeds))}"
+    which = "" if seeds == list(SEEDS) else f", {seeds_text(seeds)}"
     return f"- {task}{which}: {'; '.join(verdicts(rows[0].metric, summarize(rows)))}."
 
 
@@ -223,8 +224,8 @@ def evidence(rows: Sequence[Row], task: str, protocol: str) -> Iterator[str]:
     split = PROTOCOLS[protocol]
     how = f"{task} --split {split}"
     runs = f"runs/{task}" if protocol == PAPER_PROTOCOL else f"runs/{split}/{task}"
-    shown = ", ".join(map(str, seeds))
-    yield f"{protocol}, seeds {shown}: test {METRICS[ours[0].metric].title}, mean ± deviation"
+    spread = ", mean ± deviation" if len(seeds) > 1 else ""
+    yield f"{protocol}, {seeds_text(seeds)}: test {METRICS[ours[0].metric].title}{spread}"
     for summary in summarize(chosen):
         yield f"  {named(summary.model)}: {cell(summary)}"
     seconds = sum(row.seconds for row in ours) / len(ours)

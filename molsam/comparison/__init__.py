@@ -7,7 +7,7 @@ baselines. `summarize` pairs both by seed.
 """
 
 from .compared import Comparison, protocol
-from .differences import Summary, corrected_t_test, resampled, summarize, verdicts
+from .differences import Summary, corrected_t_test, resampled, seeds_text, summarize, verdicts
 from .fitted import baseline_rows, declined, fit_baseline, named_baselines
 from .rows import OURS, CompareError, Row, add_rows, read_rows
 from .trained import (
@@ -43,6 +43,7 @@ __all__ = [
     "resampled",
     "rows_of",
     "run_rows",
+    "seeds_text",
     "summarize",
     "titles",
     "verdicts",

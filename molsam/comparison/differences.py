@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,13 +115,17 @@ def verdicts(metric: str, summaries: Sequence[Summary]) -> Iterator[str]:
     ahead = sorted((s for s in beside if s.behind < 0), key=lambda s: s.behind)
     for s in ahead:
         p = "" if math.isnan(s.p) else f", p = {s.p:.2g}"
-        yield (
-            f"{BASELINES[s.model].title} wins over {ours.model} by {-s.behind:.3f} {title} on "
-            f"average, and on {s.wins} of {s.pairs} seeds{p}"
-        )
+        seeds = f" on average, and on {s.wins} of {s.pairs} seeds{p}" if ours.n > 1 else ""
+        yield f"{BASELINES[s.model].title} wins over {ours.model} by {-s.behind:.3f} {title}{seeds}"
     if beside and not ahead:
         names = ", ".join(_name(s, ours.n) for s in beside)
-        yield f"{ours.model} is ahead of {names} on average"
+        yield f"{ours.model} is ahead of {names}{' on average' if ours.n > 1 else ''}"
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """`seed 3`, or `seeds 0, 1, 2`."""
+    numbers = sorted(set(seeds))
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def _name(summary: Summary, seeds: int) -> str:

@@ -27,7 +27,7 @@ def say_fit(row: Row) -> None:
 
 def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
     """Every model over seeds, beside our own where there is one, and who wins."""
-    from ..comparison import OURS, verdicts
+    from ..comparison import OURS, seeds_text, verdicts
     from ..metrics import METRICS
 
     first = rows[0]
@@ -40,11 +40,9 @@ def say_comparison(rows: Sequence[Row], summaries: Sequence[Summary]) -> None:
             cells += ["" if math.isnan(s.p) else f"{s.p:.2g}"]
         table.add_row(escape(s.model), *cells)
     out.print(table)
-    seeds = ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))
-    say(
-        f"{title} of {escape(first.task)}, {escape(first.protocol)}, seeds {seeds}; mean ± "
-        "standard deviation over seeds."
-    )
+    seeds = {row.seed for row in rows}
+    means = "; mean ± standard deviation over seeds" if len(seeds) > 1 else ""
+    say(f"{title} of {escape(first.task)}, {escape(first.protocol)}, {seeds_text(seeds)}{means}.")
     if not any(s.model.startswith(OURS) for s in summaries):
         out.print("No finished run has these splits; train some, or name them with --runs.")
         return
