@@ -6,7 +6,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from molsam.comparison import Row, read_rows
+from molsam.comparison import Row, read_rows, summarize
 from molsam.studies import write_rows
 from pages import certainty, charges, commands, results, studies, trust
 
@@ -82,6 +82,27 @@ def test_the_table_shows_means_spreads_and_the_best():
     assert "| esol | RMSE | .800 ± .158 | **.700** ± .158 | .450 ± .071 (2) | .511 ± .018 |" in text
     assert "|  |  | one model | ensemble of 5 | random forest | the paper |" in text
     assert "- esol: random forest wins over molsam x5 by 0.100 RMSE" in text
+
+
+def test_how_far_a_recipe_is_ahead_of_each_baseline_is_told_with_p_and_summed():
+    """Seeds that both have are compared; one alone is not tested, and nor is a single split."""
+    forest = [row("rf", s, 0.7 + s / 10 + s / 100) for s in range(5)]  # .20 to .24 behind ours
+    machine = [row("svm-rbf", s, 0.48 + s / 10 + (s == 4) / 20) for s in range(5)]
+    process = [row("gp", 2, 0.6)]
+    section = "\n".join(
+        results.section([*OURS, *forest, *machine, *process], PROTOCOL, "Recipes", {"esol": "esol"})
+    )
+    p = {m.model: m.p for m in summarize([*OURS, *forest, *machine])}
+    assert 0 < p["rf"] < 0.05 < p["svm-rbf"]
+    assert "| ahead of |  | random forest | RBF SVM | Gaussian process |" in section
+    found = f"**.220**, p = {p['rf']:.2g} | -.010, p = {p['svm-rbf']:.2g} | -.100 |"
+    assert f"| esol | RMSE | {found}" in section
+    assert section.endswith(
+        "\nOf 2 differences the recipes are ahead in 1, in 1 of them with p < 0.05, and behind in "
+        "1, in 0 with p < 0.05; if nothing differed, chance alone would give about 0.1 such p."
+    )
+    same = [r._replace(split="s") for r in [*OURS, *forest]]
+    assert "ahead of |" not in "\n".join(results.section(same, PROTOCOL, "", {"esol": "esol"}))
 
 
 def test_on_the_split_of_the_paper_its_figures_stand_beside_those_of_the_recipes():

@@ -24,6 +24,7 @@ from molsam.comparison import (
 from molsam.datasets import TASKS
 from molsam.metrics import METRICS
 from molsam.recipes import Recipe
+from molsam.studies.pairing import LEVEL
 from molsam.tuning.objective import FIRST_SEED
 
 from .text import DOCS, filled, line, number
@@ -80,7 +81,7 @@ def section(
     recipes: Mapping[str, str],
     seeds: Sequence[int] = SEEDS,
 ) -> Iterator[str]:
-    """Title, table and verdicts of one protocol, where there are rows of it, and what is missing.
+    """Title, table, verdicts and leads of one protocol, where there are rows, and what is missing.
 
     recipes -> task, or file: the name of the recipe that is shown for it.
     """
@@ -94,6 +95,7 @@ def section(
     if missing := [task for task in recipes if trials(task) and task not in found]:
         lines.append(f"- Not run: {', '.join(missing)}.")
     yield "\n".join(lines)
+    yield from leads(found)
 
 
 def of_recipe(
@@ -173,6 +175,48 @@ def verdict(task: str, rows: Sequence[Row]) -> str:
     seeds = sorted({row.seed for row in rows if row.model == reference})
     which = "" if seeds == list(SEEDS) else f", {seeds_text(seeds)}"
     return f"- {task}{which}: {'; '.join(verdicts(rows[0].metric, summarize(rows)))}."
+
+
+def leads(found: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+    """How far each recipe is ahead of each baseline, where that is tested, and the sum of it."""
+    each = {
+        task: {s.model: s for s in summarize(rows) if s.model in BASELINES and s.pairs}
+        for task, rows in found.items()
+    }
+    every = [summary for beside in each.values() for summary in beside.values()]
+    tested = [summary for summary in every if not math.isnan(summary.p)]
+    if not tested:
+        return
+    names = [name for name in BASELINES if any(name in beside for beside in each.values())]
+    lines = [["ahead of", "", *(BASELINES[name].title for name in names)]]
+    lines.append(["---"] * len(lines[0]))
+    for task, beside in each.items():
+        cells = [lead(beside.get(name)) for name in names]
+        if any(cells):
+            lines.append([task, METRICS[found[task][0].metric].title, *cells])
+    yield "\n".join(map(line, lines))
+    yield tally(tested)
+
+
+def lead(summary: Summary | None) -> str:
+    """`.035, p = 0.054`, in units of the metric, below 0 where the baseline leads; bold by p."""
+    if summary is None:
+        return ""
+    ahead = number(summary.behind)
+    if math.isnan(summary.p):
+        return ahead
+    return f"{f'**{ahead}**' if summary.p < LEVEL else ahead}, p = {summary.p:.2g}"
+
+
+def tally(tested: Sequence[Summary]) -> str:
+    """How many leads there are on either side, and how many of them are more than noise."""
+    ahead = [summary.p < LEVEL for summary in tested if summary.behind > 0]
+    behind = [summary.p < LEVEL for summary in tested if summary.behind < 0]
+    return (
+        f"Of {len(tested)} differences the recipes are ahead in {len(ahead)}, in {sum(ahead)} of "
+        f"them with p < {LEVEL}, and behind in {len(behind)}, in {sum(behind)} with p < {LEVEL}; "
+        f"if nothing differed, chance alone would give about {LEVEL * len(tested):.1f} such p."
+    )
 
 
 def bought(rows: Sequence[Row]) -> Iterator[list[str]]:
