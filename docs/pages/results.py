@@ -183,8 +183,7 @@ def leads(found: Mapping[str, Sequence[Row]]) -> Iterator[str]:
         task: {s.model: s for s in summarize(rows) if s.model in BASELINES and s.pairs}
         for task, rows in found.items()
     }
-    every = [summary for beside in each.values() for summary in beside.values()]
-    tested = [summary for summary in every if not math.isnan(summary.p)]
+    tested = [s for beside in each.values() for s in beside.values() if not math.isnan(s.p)]
     if not tested:
         return
     names = [name for name in BASELINES if any(name in beside for beside in each.values())]
@@ -203,9 +202,8 @@ def lead(summary: Summary | None) -> str:
     if summary is None:
         return ""
     ahead = number(summary.behind)
-    if math.isnan(summary.p):
-        return ahead
-    return f"{f'**{ahead}**' if summary.p < LEVEL else ahead}, p = {summary.p:.2g}"
+    text = f"**{ahead}**" if summary.p < LEVEL else ahead
+    return text + ("" if math.isnan(summary.p) else f", p = {summary.p:.2g}")
 
 
 def tally(tested: Sequence[Summary]) -> str:
